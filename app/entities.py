@@ -1,0 +1,98 @@
+"""What all kinds of entity have in common: an owner, a name, a life, and media."""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from piccolo.query.base import Query
+
+from app import text, trash
+from app.access import Viewer, changeable_entities, refusal, visible_entities
+from app.db import hydrate
+from app.errors import BadInput
+from app.piccolo_conf import DB
+from app.tables import Entity, EntityKind, Media
+
+# Crockford's base 32: no letters that are taken for digits. 12 of them are 60 random bits.
+PUBLIC_ID_ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+PUBLIC_ID_LENGTH: Final = 12
+PREFIXES: Final = {EntityKind.PERSON: "PER", EntityKind.PROFILE: "PRF"}
+
+
+def public_id(prefix: str) -> str:
+    """Short and stable, for links; it can't be guessed, and tells nothing of how many there are."""
+    return f"{prefix}-{''.join(secrets.choice(PUBLIC_ID_ALPHABET) for _ in range(PUBLIC_ID_LENGTH))}"
+
+
+def new(kind: EntityKind, owner: Viewer, name: str) -> Entity:
+    now = datetime.now(UTC)
+    return Entity(
+        kind=kind.value,
+        public_id=public_id(PREFIXES[kind]),
+        name=name,
+        owner=owner.id,
+        created_at=now,
+        updated_at=now,
+    )
+
+
+async def find(viewer: Viewer | None, entity_id: uuid.UUID) -> Entity | None:
+    found = await load(viewer, [entity_id])
+    return found[0] if found else None
+
+
+async def load(viewer: Viewer | None, ids: Sequence[uuid.UUID]) -> list[Entity]:
+    """Those of the entities that the viewer can see, in no order."""
+    rows = await Entity.select().where(Entity.id.is_in(list(ids)), visible_entities(viewer))
+    return [hydrate(Entity, row) for row in rows]
+
+
+async def changeable(viewer: Viewer, entity_id: uuid.UUID, kind: EntityKind | None = None) -> Entity:
+    """An entity that the viewer may place media at. Raises NotFound or Forbidden."""
+    of_kind = Entity.id == entity_id if kind is None else (Entity.id == entity_id) & (Entity.kind == kind.value)
+    row = await Entity.select().where(of_kind, changeable_entities(viewer)).first()
+    if row is None:
+        raise await refused(viewer, entity_id, kind)
+    return hydrate(Entity, row)
+
+
+async def change(viewer: Viewer, kind: EntityKind, entity_id: uuid.UUID, changes: Mapping[str, Any]) -> Entity:
+    """Set the name, if it is among the changes, and touch the row. Raises NotFound or Forbidden."""
+    values: dict[Any, Any] = {Entity.updated_at: datetime.now(UTC)}
+    if "name" in changes:
+        if changes["name"] is None:
+            raise BadInput("A name can be changed, and not removed.", "name")
+        values[Entity.name] = text.line(changes["name"], "name", most=text.TITLE_LENGTH)
+    rows = (
+        await Entity.update(values)
+        .where(Entity.id == entity_id, Entity.kind == kind.value, changeable_entities(viewer))
+        .returning(*Entity.all_columns())
+    )
+    if not rows:
+        raise await refused(viewer, entity_id, kind)
+    return hydrate(Entity, rows[0])
+
+
+async def delete(viewer: Viewer, kind: EntityKind, entity_id: uuid.UUID, *, with_them: Query | None = None) -> uuid.UUID:
+    """The entity goes, and those that `with_them` selects; their media go into the trash.
+
+    Raises NotFound or Forbidden.
+    """
+    async with DB.transaction() as transaction:
+        await changeable(viewer, entity_id, kind)
+        ids = [entity_id]
+        if with_them is not None:
+            ids += [row["entity"] for row in await with_them]
+        await trash.put(transaction, Media.entity.is_in(ids))
+        await Entity.delete().where(Entity.id.is_in(ids))
+    return entity_id
+
+
+async def refused(viewer: Viewer, entity_id: uuid.UUID, kind: EntityKind | None) -> Exception:
+    found = await find(viewer, entity_id)
+    seen = found is not None and (kind is None or found.kind == kind.value)
+    return refusal(kind.lower() if kind else "entity", seen=seen)

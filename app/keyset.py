@@ -1,0 +1,112 @@
+"""Lists in pages that hold while rows come and go: a page begins after a row's sort key, not after a count."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, Generic, TypeVar
+
+import orjson
+from piccolo.columns.combination import WhereRaw
+from piccolo.custom_types import Combinable
+from piccolo.query import OrderByRaw
+from piccolo.table import Table
+
+from app.db import hydrate
+from app.errors import BadInput
+
+T = TypeVar("T", bound=Table)
+
+
+@dataclass(frozen=True, slots=True)
+class SortKey:
+    """One expression of an order: the SQL, its type there, and how a row and a cursor tell its value."""
+
+    sql: str
+    sql_type: str
+    value: Callable[[Any], Any]
+    parse: Callable[[Any], Any]
+
+
+def _instant(raw: Any) -> datetime:
+    return datetime.fromisoformat(raw)
+
+
+def created(table: str) -> SortKey:
+    return SortKey(f"{table}.created_at", "timestamptz", lambda row: row.created_at, _instant)
+
+
+def identity(table: str) -> SortKey:
+    return SortKey(f"{table}.id", "uuid", lambda row: row.id, uuid.UUID)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A total order: the last key is unique, and all run the same way, so that one row comparison says "after"."""
+
+    name: str
+    keys: tuple[SortKey, ...]
+    descending: bool
+
+    @property
+    def sql(self) -> str:
+        way = "DESC" if self.descending else "ASC"
+        return ", ".join(f"{key.sql} {way}" for key in self.keys)
+
+    def cursor(self, row: Table) -> str:
+        values = [self.name, *(key.value(row) for key in self.keys)]
+        return base64.urlsafe_b64encode(orjson.dumps(values)).rstrip(b"=").decode()
+
+    def after(self, cursor: str) -> Combinable:
+        """The rows behind the cursor's. Raises BadInput for a cursor that this order didn't make."""
+        left = ", ".join(key.sql for key in self.keys)
+        right = ", ".join(f"{{}}::{key.sql_type}" for key in self.keys)
+        return WhereRaw(f"({left}) {'<' if self.descending else '>'} ({right})", *self._values(cursor))
+
+    def _values(self, cursor: str) -> list[Any]:
+        try:
+            name, *raw = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+            if name == self.name and len(raw) == len(self.keys):
+                return [key.parse(value) for key, value in zip(self.keys, raw, strict=True)]
+        except (ValueError, TypeError, AttributeError, binascii.Error):
+            pass
+        raise BadInput("This cursor is not one of this list in this order.", "after")
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """Some rows of a list, and what is needed to go on. `count` asks the database only when it is called."""
+
+    rows: list[T]
+    order: Order
+    has_next: bool
+    has_previous: bool
+    count: Callable[[], Awaitable[int]] = field(repr=False)
+
+
+NEWEST_ENTITY: Final = Order("newest", (created("entity"), identity("entity")), descending=True)
+
+
+async def page(
+    table: type[T], where: Combinable, *, order: Order, first: int | None, after: str | None, most: int
+) -> Page[T]:
+    """Up to `first` rows (30 unless given, `most` at most) behind the cursor `after`.
+
+    Raises BadInput for a `first` out of bounds or a cursor of another list.
+    """
+    size = 30 if first is None else first
+    if not 0 <= size <= most:
+        raise BadInput(f"`first` is from 0 to {most}.", "first")
+    query = table.select().where(where).order_by(OrderByRaw(order.sql)).limit(size + 1)
+    if after is not None:
+        query = query.where(order.after(after))
+    found = [hydrate(table, row) for row in await query]
+
+    async def count() -> int:
+        return await table.count().where(where)
+
+    return Page(found[:size], order, has_next=len(found) > size, has_previous=after is not None, count=count)

@@ -1,0 +1,235 @@
+"""Media: to find, to list, to describe, to process again."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import reduce
+from operator import and_
+from typing import Any, Final
+
+from piccolo.columns.combination import WhereRaw
+from piccolo.custom_types import Combinable
+
+from app import events, jobs, stages, text
+from app.access import Viewer, changeable_media, public_media, refusal, signed_in, visible_media
+from app.db import hydrate
+from app.errors import BadInput
+from app.keyset import Order, Page, SortKey, created, identity, page
+from app.piccolo_conf import DB
+from app.slots import PRIORITY_AGAIN
+from app.stages import Stage
+from app.tables import Entity, EventKind, Media, MediaStatus, Variant
+from processing.kinds import MediaKind
+
+
+def _taken(missing: str) -> SortKey:
+    # Not every picture knows when it was taken; those come last, whichever way the list runs.
+    def value(row: Media) -> str:
+        return row.taken_at.isoformat() if row.taken_at else missing
+
+    def parse(raw: Any) -> datetime | str:
+        return raw if raw == missing else datetime.fromisoformat(raw)
+
+    return SortKey(f"coalesce(media.taken_at, '{missing}'::timestamptz)", "timestamptz", value, parse)
+
+
+_CREATED: Final = created("media")
+_ID: Final = identity("media")
+NEWEST: Final = Order("newest", (_CREATED, _ID), descending=True)
+OLDEST: Final = Order("oldest", (_CREATED, _ID), descending=False)
+TAKEN_NEWEST: Final = Order("taken-newest", (_taken("-infinity"), _ID), descending=True)
+TAKEN_OLDEST: Final = Order("taken-oldest", (_taken("infinity"), _ID), descending=False)
+GALLERY: Final = Order(
+    "gallery", (SortKey("media.sort_order", "integer", lambda row: row.sort_order, int), _CREATED, _ID), descending=False
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MediaFilter:
+    kinds: Sequence[MediaKind] | None = None
+    statuses: Sequence[MediaStatus] | None = None
+    tags: Sequence[str] | None = None
+    taken_after: datetime | None = None
+    taken_before: datetime | None = None
+    uploaded_after: datetime | None = None
+    uploaded_before: datetime | None = None
+    missing_alt_text: bool | None = None
+    in_trash: bool | None = None
+
+    def where(self) -> Combinable:
+        conditions: list[Combinable] = [
+            Media.deleted_at.is_not_null() if self.in_trash else Media.deleted_at.is_null()
+        ]
+        if self.kinds is not None:
+            conditions.append(WhereRaw("media.kind = ANY({})", [kind.value for kind in self.kinds]))
+        if self.statuses is not None:
+            conditions.append(WhereRaw("media.status = ANY({})", [status.value for status in self.statuses]))
+        if self.tags:
+            conditions.append(WhereRaw("media.tags @> {}::varchar[]", list(self.tags)))
+        if self.missing_alt_text is not None:
+            conditions.append(Media.alt_text.is_null() if self.missing_alt_text else Media.alt_text.is_not_null())
+        conditions += [
+            WhereRaw(f"media.{column} {comparison} {{}}", instant)
+            for column, comparison, instant in (
+                ("taken_at", ">", self.taken_after),
+                ("taken_at", "<", self.taken_before),
+                ("created_at", ">", self.uploaded_after),
+                ("created_at", "<", self.uploaded_before),
+            )
+            if instant is not None
+        ]
+        return reduce(and_, conditions)
+
+
+EVERYTHING: Final = MediaFilter()
+
+
+async def find(viewer: Viewer | None, media_id: uuid.UUID) -> Media | None:
+    row = await Media.select().where(Media.id == media_id, visible_media(viewer)).first()
+    return hydrate(Media, row) if row else None
+
+
+async def load(viewer: Viewer | None, ids: Sequence[uuid.UUID]) -> list[Media]:
+    """Those of the media that the viewer can see, in no order."""
+    rows = await Media.select().where(Media.id.is_in(list(ids)), visible_media(viewer))
+    return [hydrate(Media, row) for row in rows]
+
+
+async def find_public(public_id: str) -> Media | None:
+    row = await Media.select().where(Media.public_id == public_id, public_media()).first()
+    return hydrate(Media, row) if row else None
+
+
+async def library(
+    viewer: Viewer | None, *, which: MediaFilter, order: Order, first: int | None, after: str | None, most: int
+) -> Page[Media]:
+    """All that the viewer can see."""
+    where = visible_media(viewer) & which.where()
+    return await page(Media, where, order=order, first=first, after=after, most=most)
+
+
+async def of_entity(
+    viewer: Viewer | None,
+    entity: Entity,
+    *,
+    slot: str | None,
+    which: MediaFilter,
+    order: Order,
+    first: int | None,
+    after: str | None,
+    most: int,
+) -> Page[Media]:
+    where = (Media.entity == entity.id) & visible_media(viewer) & which.where()
+    if slot is not None:
+        where = where & (Media.slot == slot)
+    return await page(Media, where, order=order, first=first, after=after, most=most)
+
+
+async def in_slots(viewer: Viewer | None, places: Sequence[tuple[uuid.UUID, str]]) -> list[Media]:
+    """What is in slots that hold one: avatars and covers, by (entity, slot)."""
+    entities, slots = [entity for entity, _ in places], [slot for _, slot in places]
+    here = WhereRaw("(media.entity, media.slot) IN (SELECT * FROM unnest({}::uuid[], {}::varchar[]))", entities, slots)
+    rows = await Media.select().where(here, Media.deleted_at.is_null(), visible_media(viewer))
+    return [hydrate(Media, row) for row in rows]
+
+
+async def variants_of(ids: Sequence[uuid.UUID]) -> list[Variant]:
+    """Variants of media that the caller has been found to see."""
+    rows = await Variant.select().where(Variant.media.is_in(list(ids))).order_by(Variant.width)
+    return [hydrate(Variant, row) for row in rows]
+
+
+async def update(viewer: Viewer | None, media_id: uuid.UUID, changes: Mapping[str, Any]) -> Media:
+    """What is in `changes` is set, None clears. Raises BadInput, NotFound or Forbidden."""
+    who = signed_in(viewer)
+    values = {**_cleaned(changes), "updated_at": datetime.now(UTC)}
+    async with DB.transaction() as transaction:
+        if values.get("is_primary"):
+            await _yield_primary(who, media_id)
+        rows = (
+            await Media.update(values)
+            .where(Media.id == media_id, changeable_media(who))
+            .returning(*Media.all_columns())
+        )
+        if rows:
+            media = hydrate(Media, rows[0])
+            await events.record(
+                transaction, EventKind.UPDATED, media=media.id, entity=media.entity, owner=media.owner
+            )
+    if not rows:
+        raise await _refused(who, media_id)
+    return media
+
+
+async def reprocess(viewer: Viewer | None, media_id: uuid.UUID) -> Media:
+    """Try again from the stored original, with a fresh count of attempts; what waits or runs already is left to it.
+
+    Old variants are served until the new ones are there. Raises NotFound or Forbidden.
+    """
+    who = signed_in(viewer)
+    async with DB.transaction() as transaction:
+        rows = (
+            await Media.update(
+                {
+                    Media.status: MediaStatus.UPLOADED.value,
+                    Media.processing_attempts: 0,
+                    Media.failure_code: None,
+                    Media.failure_message: None,
+                    Media.updated_at: datetime.now(UTC),
+                }
+            )
+            .where(
+                Media.id == media_id,
+                Media.status.is_in([MediaStatus.READY.value, MediaStatus.FAILED.value]),
+                Media.deleted_at.is_null(),
+                changeable_media(who),
+            )
+            .returning(*Media.all_columns())
+        )
+        for media in [hydrate(Media, row) for row in rows]:
+            await jobs.enqueue_ingest(transaction, media.id, priority=PRIORITY_AGAIN)
+            await stages.report(
+                transaction, EventKind.PROCESSING, media, status=MediaStatus.UPLOADED, stage=Stage.QUEUED
+            )
+    if rows:
+        return hydrate(Media, rows[0])
+    row = await Media.select().where(Media.id == media_id, changeable_media(who)).first()
+    if row is None:
+        raise await _refused(who, media_id)
+    if row["deleted_at"] is not None or row["status"] == MediaStatus.PENDING:
+        raise BadInput("This is in the trash, or has no bytes yet.", "ids")
+    return hydrate(Media, row)
+
+
+async def _yield_primary(viewer: Viewer, media_id: uuid.UUID) -> None:
+    """One of a slot is its primary: the others give way first, as the index demands."""
+    row = await Media.select(Media.entity, Media.slot).where(Media.id == media_id, changeable_media(viewer)).first()
+    if row is None:
+        return
+    if row["entity"] is None:
+        raise BadInput("Only media that belongs to something can be the primary of it.", "is_primary")
+    await Media.update({Media.is_primary: False}).where(
+        Media.entity == row["entity"], Media.slot == row["slot"], Media.is_primary.eq(True), Media.id != media_id
+    )
+
+
+async def _refused(viewer: Viewer, media_id: uuid.UUID) -> Exception:
+    return refusal("media", seen=await find(viewer, media_id) is not None)
+
+
+_CLEANERS: Final[dict[str, Any]] = {
+    "title": lambda value: text.optional_line(value, "title", most=text.TITLE_LENGTH),
+    "description": lambda value: text.prose(value, "description"),
+    "alt_text": lambda value: text.prose(value, "alt_text"),
+    "tags": lambda value: text.tags(value),
+    "sort_order": lambda value: value or 0,
+    "is_primary": bool,
+    "is_public": bool,
+}
+
+
+def _cleaned(changes: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _CLEANERS[key](value) for key, value in changes.items()}

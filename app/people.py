@@ -1,0 +1,58 @@
+"""Persons: of the family or community, living or not."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from app import entities, text
+from app.access import Viewer, signed_in
+from app.db import hydrate
+from app.keyset import NEWEST_ENTITY, Page, page
+from app.piccolo_conf import DB
+from app.tables import Entity, EntityKind, Person, Profile
+
+
+async def create(viewer: Viewer | None, *, name: str, **details: str | None) -> Entity:
+    """A new person, owned by the viewer; `details` are columns of Person."""
+    owner = signed_in(viewer)
+    entity = entities.new(EntityKind.PERSON, owner, text.line(name, "name", most=text.TITLE_LENGTH))
+    columns = _cleaned(details)
+    async with DB.transaction():
+        await Entity.insert(entity)
+        await Person.insert(Person(entity=entity.id, **columns))
+    return entity
+
+
+async def update(viewer: Viewer | None, person_id: uuid.UUID, changes: Mapping[str, Any]) -> Entity:
+    """What is in `changes` is set, None clears. Raises NotFound or Forbidden."""
+    details = _cleaned({key: value for key, value in changes.items() if key != "name"})
+    async with DB.transaction():
+        entity = await entities.change(signed_in(viewer), EntityKind.PERSON, person_id, changes)
+        if details:
+            await Person.update(details).where(Person.entity == person_id)
+    return entity
+
+
+async def delete(viewer: Viewer | None, person_id: uuid.UUID) -> uuid.UUID:
+    """The person goes, with the profile; media of both go into the trash. Raises NotFound or Forbidden."""
+    profiles = Profile.select(Profile.entity).where(Profile.person == person_id)
+    return await entities.delete(signed_in(viewer), EntityKind.PERSON, person_id, with_them=profiles)
+
+
+async def owned(viewer: Viewer, *, first: int | None, after: str | None, most: int) -> Page[Entity]:
+    where = (Entity.kind == EntityKind.PERSON.value) & (Entity.owner == viewer.id)
+    return await page(Entity, where, order=NEWEST_ENTITY, first=first, after=after, most=most)
+
+
+def _cleaned(details: Mapping[str, str | None]) -> dict[str, str | None]:
+    return {
+        key: text.prose(value, key) if key == "biography" else text.optional_line(value, key)
+        for key, value in details.items()
+    }
+
+
+async def details(ids: Sequence[uuid.UUID]) -> list[Person]:
+    """The rows beside entities that the caller has been found to see."""
+    return [hydrate(Person, row) for row in await Person.select().where(Person.entity.is_in(list(ids)))]

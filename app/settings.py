@@ -1,0 +1,227 @@
+"""What the deployment decides: read once from `HEIRLOOM_*`, frozen, and the only reader of the environment."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from storage.keys import DEFAULT_KEY_TEMPLATE, KeyTemplate
+
+T = TypeVar("T")
+
+KIB = 1024
+MIB = 1024 * KIB
+PREFIX = "HEIRLOOM_"
+SECRET_KEY_LENGTH = 32  # characters; 256 bits of hex halves make 64, a pass phrase needs at least this
+
+
+class SettingsError(Exception):
+    """A sentence that names the variable at fault. The start stops with it."""
+
+
+def setting(read: Callable[[str], Any], default: Any = MISSING, *, doc: str) -> Any:
+    """A field read from `HEIRLOOM_<NAME>`; `read` raises ValueError with what is wrong with the text."""
+    metadata = {"read": read, "doc": doc}
+    return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
+
+
+def _text(raw: str) -> str:
+    return raw
+
+
+def _path(raw: str) -> Path:
+    return Path(raw).expanduser().absolute()
+
+
+def _between(low: int, high: int) -> Callable[[str], int]:
+    def read(raw: str) -> int:
+        number = int(raw) if raw.lstrip("-").isdecimal() else None
+        if number is None or not low <= number <= high:
+            raise ValueError(f"must be a whole number from {low} to {high}")
+        return number
+
+    return read
+
+
+def _seconds(low: int, high: int) -> Callable[[str], timedelta]:
+    number = _between(low, high)
+    return lambda raw: timedelta(seconds=number(raw))
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def read(raw: str) -> str:
+        if raw not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return raw
+
+    return read
+
+
+def _url(*schemes: str) -> Callable[[str], str]:
+    def read(raw: str) -> str:
+        try:
+            parts = urlsplit(raw)
+        except ValueError as error:
+            raise ValueError(f"is no URL: {error}") from error
+        if parts.scheme not in schemes or not (parts.netloc or parts.scheme.startswith("postgres")):
+            raise ValueError(f"must be a URL that begins with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+        return raw.rstrip("/")
+
+    return read
+
+
+def _key_template(raw: str) -> str:
+    KeyTemplate(raw)
+    return raw
+
+
+def _secret(raw: str) -> str:
+    if len(raw) < SECRET_KEY_LENGTH:
+        raise ValueError(f"must have at least {SECRET_KEY_LENGTH} characters")
+    return raw
+
+
+def _origins(raw: str) -> tuple[str, ...]:
+    origin = _url("http", "https")
+    return tuple(origin(item.strip()) for item in raw.split(",") if item.strip())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Sizes are in bytes, durations are timedeltas. The README's table is checked against `doc`."""
+
+    host: str = setting(_text, "127.0.0.1", doc="address to listen on")
+    port: int = setting(_between(1, 65535), 8000, doc="port to listen on")
+    public_url: str = setting(
+        _url("http", "https"), "", doc="where clients reach the server; `http://HOST:PORT` unless set"
+    )
+    data_dir: Path = setting(
+        _path, Path("data"), doc="embedded database, local files, scratch; relative to the working folder"
+    )
+    database_url: str | None = setting(
+        _url("postgres", "postgresql"), None, doc="PostgreSQL 15 or newer; left out, an embedded one in the data folder"
+    )
+    database_pool: int = setting(_between(2, 500), 10, doc="connections a process holds at most")
+    pg_bin: Path | None = setting(
+        _path, None, doc="folder with `initdb` and `postgres` for the embedded database, instead of the wheel's"
+    )
+    secret_key: str = setting(
+        _secret, "", doc="signs tokens and URLs, at least 32 characters; made and kept in the data folder when the "
+        "database is the embedded one, required otherwise"
+    )  # fmt: skip
+    storage: str = setting(_one_of("local", "s3"), "local", doc="`local` files in the data folder, or `s3`")
+    s3_bucket: str | None = setting(_text, None, doc="bucket, required with `s3`; created where that is allowed")
+    s3_endpoint_url: str | None = setting(_url("http", "https"), None, doc="for MinIO, R2, Ceph …; left out, AWS")
+    s3_region: str = setting(_text, "us-east-1", doc="region of the bucket")
+    key_template: str = setting(_key_template, DEFAULT_KEY_TEMPLATE, doc="storage key of media that belongs somewhere")
+    url_lifetime: timedelta = setting(
+        _seconds(60, 604_800), timedelta(hours=1), doc="seconds that a signed URL is good for; it is given out with at "
+        "least half of them left"
+    )  # fmt: skip
+    access_token_lifetime: timedelta = setting(
+        _seconds(30, 86_400), timedelta(minutes=15), doc="seconds that an access token is good for"
+    )
+    session_lifetime: timedelta = setting(
+        _seconds(3600, 31_536_000), timedelta(days=30), doc="seconds after its last refresh until a session ends"
+    )
+    allowed_origins: tuple[str, ...] = setting(
+        _origins, (), doc="other origins whose pages may call the API and open sockets, separated by commas"
+    )
+    max_file_bytes: int = setting(_between(1, 5 * 1024**3), 512 * MIB, doc="one file in a GraphQL upload")
+    max_files: int = setting(_between(1, 1000), 50, doc="files in one GraphQL upload")
+    max_request_bytes: int = setting(_between(1024, 50 * 1024**3), 2048 * MIB, doc="one GraphQL upload in all")
+    max_field_bytes: int = setting(
+        _between(1024, 64 * MIB), MIB, doc="one text field of an upload, and a GraphQL request without files"
+    )
+    max_page: int = setting(_between(1, 1000), 100, doc="items that a list gives at once")
+    max_pixels: int = setting(_between(1, 2_000_000_000), 100_000_000, doc="width × height of an image")
+    processes: int = setting(_between(0, 128), 0, doc="decoders that a worker runs; 0 is one a core")
+    processing_timeout: timedelta = setting(
+        _seconds(1, 3600), timedelta(seconds=60), doc="seconds that one file may take to decode"
+    )
+    processing_memory: int = setting(
+        _between(256 * MIB, 64 * 1024**3), 2048 * MIB, doc="bytes of memory of one decoder"
+    )
+    processing_attempts: int = setting(
+        _between(1, 20), 3, doc="times that a file which kills its decoder, or finds no storage, is tried"
+    )
+
+    @property
+    def laptop(self) -> bool:
+        """Whether the database is the embedded one, and so everything is in the data folder."""
+        return self.database_url is None
+
+    @property
+    def upload_scratch_dir(self) -> Path:
+        return self.data_dir / "scratch" / "uploads"
+
+    @property
+    def worker_scratch_dir(self) -> Path:
+        return self.data_dir / "scratch" / "worker"
+
+    @property
+    def files_dir(self) -> Path:
+        return self.data_dir / "files"
+
+
+def load(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+    """Settings from the environment; an empty variable counts as absent.
+
+    Raises SettingsError with a sentence that names the variable.
+    """
+    environ = os.environ if environ is None else environ
+    values = {f.name: value for f in fields(Settings) if (value := _read(environ, f.name, f.metadata["read"])) is not None}
+    values.update(overrides)
+    return _completed(values)
+
+
+def _read(environ: Mapping[str, str], name: str, read: Callable[[str], T]) -> T | None:
+    variable = PREFIX + name.upper()
+    raw = environ.get(variable, "").strip()
+    try:
+        return read(raw) if raw else None
+    except ValueError as error:
+        raise SettingsError(f"{variable}: {error} (it is {_shown(variable, raw)}).") from error
+
+
+def _shown(variable: str, raw: str) -> str:
+    # A start that fails is often pasted into a chat: the message must not carry a key or a password.
+    return "not shown" if variable in {"HEIRLOOM_SECRET_KEY", "HEIRLOOM_DATABASE_URL"} else repr(raw)
+
+
+def _completed(values: dict[str, Any]) -> Settings:
+    settings = Settings(**values)
+    values["data_dir"] = settings.data_dir.absolute()
+    if settings.storage == "s3" and not settings.s3_bucket:
+        raise SettingsError("HEIRLOOM_S3_BUCKET must be set when HEIRLOOM_STORAGE is s3.")
+    if not settings.public_url:
+        host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104 - compared, not bound
+        values["public_url"] = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+    if not settings.secret_key:
+        if not settings.laptop:
+            raise SettingsError("HEIRLOOM_SECRET_KEY must be set when HEIRLOOM_DATABASE_URL is.")
+        values["secret_key"] = _kept_secret(values["data_dir"] / "secret_key")
+    return Settings(**values)
+
+
+def _kept_secret(path: Path) -> str:
+    """The key in the data folder; the first of several processes that start at once makes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    if not path.exists():
+        made.touch(mode=0o600)
+        made.write_text(secrets.token_hex(SECRET_KEY_LENGTH))
+        try:
+            # A link appears whole or not at all, and never replaces the key that another process made.
+            path.hardlink_to(made)
+        except FileExistsError:
+            pass
+        finally:
+            made.unlink()
+    return _secret(path.read_text().strip())

@@ -1,0 +1,49 @@
+"""What people write, made fit to store: PostgreSQL refuses NUL, and a name is one line."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from typing import Final
+
+from app.errors import BadInput
+
+NAME_LENGTH: Final = 200
+TITLE_LENGTH: Final = 300
+PROSE_LENGTH: Final = 20_000
+TAG_LENGTH: Final = 100
+TAGS: Final = 50
+
+
+def line(value: str, field: str, *, most: int = NAME_LENGTH) -> str:
+    """One line of 1 to `most` characters, control characters refused, white space folded, in NFC."""
+    folded = unicodedata.normalize("NFC", " ".join(value.split()))
+    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in folded):
+        raise BadInput("Control characters have no place here.", field)
+    if not 1 <= len(folded) <= most:
+        raise BadInput(f"This takes 1 to {most} characters.", field)
+    return folded
+
+
+def optional_line(value: str | None, field: str, *, most: int = NAME_LENGTH) -> str | None:
+    return line(value, field, most=most) if value is not None and value.strip() else None
+
+
+def prose(value: str | None, field: str, *, most: int = PROSE_LENGTH) -> str | None:
+    """Lines of text, up to `most` characters in all; blank is None."""
+    if value is None or not value.strip():
+        return None
+    if any(unicodedata.category(character) in {"Cc", "Cs"} and character not in "\n\r\t" for character in value):
+        raise BadInput("Control characters have no place here.", field)
+    if len(value) > most:
+        raise BadInput(f"This takes up to {most} characters.", field)
+    return unicodedata.normalize("NFC", value)
+
+
+def tags(values: Sequence[str] | None, field: str = "tags") -> list[str]:
+    """Tags in the order given, each once regardless of case."""
+    lines = [line(value, field, most=TAG_LENGTH) for value in values or ()]
+    unique = list({tag.casefold(): tag for tag in reversed(lines)}.values())[::-1]
+    if len(unique) > TAGS:
+        raise BadInput(f"Up to {TAGS} tags.", field)
+    return unique

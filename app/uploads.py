@@ -1,0 +1,281 @@
+"""Files taken in: checked by their bytes, stored, and only then written down."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+import asyncpg
+from piccolo.columns.combination import WhereRaw
+
+from app import entities, jobs, slots, stages, text, trash
+from app.access import Viewer, changeable_entities, signed_in
+from app.db import HeirloomTransaction, hydrate
+from app.errors import (
+    BadInput,
+    Conflict,
+    FileTooLarge,
+    HeirloomError,
+    NotFound,
+    StorageFailed,
+    UnsupportedType,
+)
+from app.piccolo_conf import DB
+from app.slots import SINGLE_SLOTS, Slot
+from app.stages import Stage
+from app.tables import Entity, EntityKind, EventKind, Media, MediaStatus
+from app.wiring import Services
+from processing.headers import dimensions
+from processing.identify import identify
+from processing.kinds import FileType, MediaKind
+from storage.base import StorageError
+from storage.keys import key_without_entity
+
+logger = logging.getLogger(__name__)
+
+MEDIA_PREFIX = "MED"
+IDEMPOTENCY_KEY_LENGTH = 200
+MEGAPIXEL = 1_000_000
+
+
+class ReceivedFile(Protocol):
+    """A file as the edge has spooled it: `head` are its first bytes, `sha256` is hex."""
+
+    path: Path
+    filename: str
+    size: int
+    sha256: str
+    head: bytes
+    too_large: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Words:
+    """What people say of a file when they upload it."""
+
+    title: str | None = None
+    description: str | None = None
+    alt_text: str | None = None
+    tags: Sequence[str] | None = None
+    is_public: bool = False
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a file goes: a slot of an entity, or its owner's library."""
+
+    slot: Slot
+    entity: Entity | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UploadTicket:
+    """Bytes that are stored under `key`, and have no row yet."""
+
+    place: Place
+    file: ReceivedFile
+    type: FileType
+    key: str
+    backend: str
+    bucket: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    media: Media
+    duplicate_of: Media | None = None
+
+
+async def receive(
+    services: Services,
+    viewer: Viewer | None,
+    file: ReceivedFile,
+    *,
+    entity_id: uuid.UUID | None = None,
+    slot: str | None = None,
+    words: Words,
+) -> Receipt:
+    """One file: its media, or that which has these very bytes, or was made with this idempotency key, already.
+
+    Raises BadInput, UnsupportedType, FileTooLarge, NotFound, Forbidden, Conflict, StorageFailed.
+    """
+    owner = signed_in(viewer)
+    columns = cleaned(words)
+    place = await _place(owner, entity_id, slot)
+    if before := await _received_before(owner, file, place, words.idempotency_key):
+        return before
+    try:
+        async with stored(services, owner, file, place) as ticket, DB.transaction() as transaction:
+            return Receipt(await put_in_place(transaction, owner, ticket, columns))
+    except asyncpg.UniqueViolationError:
+        # The same file, or key, came twice at once, and the other was first.
+        if before := await _received_before(owner, file, place, words.idempotency_key):
+            return before
+        raise
+
+
+@asynccontextmanager
+async def stored(
+    services: Services, owner: Viewer, file: ReceivedFile, place: Place
+) -> AsyncIterator[UploadTicket]:
+    """The file checked and its bytes stored, for a row to be written about them; no row, no bytes."""
+    found = await _checked(services, file, place)
+    key = _new_key(services, owner, place, found)
+    ticket = UploadTicket(place, file, found, key, services.storage.name, services.storage.bucket)
+    await _put(services, ticket)
+    try:
+        yield ticket
+    except (HeirloomError, asyncpg.PostgresError):
+        # The database has said no. (After a lost connection nobody knows whether the row is there: then the bytes stay,
+        # and are found to have none by the sweep.)
+        await services.storage.delete([ticket.key])
+        raise
+
+
+async def put_in_place(
+    transaction: HeirloomTransaction, owner: Viewer, ticket: UploadTicket, columns: dict[str, object]
+) -> Media:
+    """The row about stored bytes, its job and its event; what a slot for one held before gives way."""
+    place, file = ticket.place, ticket.file
+    if place.entity is not None:
+        await _hold(owner, place.entity)
+    if place.slot.single and place.entity is not None:
+        here = (Media.entity == place.entity.id) & (Media.slot == place.slot.name) & Media.deleted_at.is_null()
+        await trash.replace(transaction, here)
+    now = datetime.now(UTC)
+    media = Media(
+        public_id=entities.public_id(MEDIA_PREFIX),
+        owner=owner.id,
+        entity=place.entity.id if place.entity else None,
+        slot=place.slot.name if place.entity else None,
+        kind=ticket.type.kind.value,
+        status=MediaStatus.UPLOADED.value,
+        filename=file.filename,
+        content_type=ticket.type.content_type,
+        size_bytes=file.size,
+        sha256=file.sha256,
+        storage_backend=ticket.backend,
+        bucket=ticket.bucket,
+        storage_key=ticket.key,
+        created_at=now,
+        updated_at=now,
+        **columns,
+    )
+    await Media.insert(media)
+    await jobs.enqueue_ingest(transaction, media.id, priority=place.slot.priority)
+    await stages.report(
+        transaction, EventKind.UPLOADED, media, status=MediaStatus.UPLOADED, stage=Stage.QUEUED
+    )
+    return media
+
+
+def cleaned(words: Words) -> dict[str, object]:
+    """Columns of Media. Raises BadInput."""
+    return {
+        "title": text.optional_line(words.title, "title", most=text.TITLE_LENGTH),
+        "description": text.prose(words.description, "description"),
+        "alt_text": text.prose(words.alt_text, "alt_text"),
+        "tags": text.tags(words.tags),
+        "is_public": words.is_public,
+        "idempotency_key": text.optional_line(words.idempotency_key, "idempotency_key", most=IDEMPOTENCY_KEY_LENGTH),
+    }
+
+
+async def _place(owner: Viewer, entity_id: uuid.UUID | None, slot: str | None) -> Place:
+    if entity_id is None:
+        if slot is not None:
+            raise BadInput("A slot is a place at an entity: say at which.", "slot")
+        return Place(slots.LIBRARY)
+    entity = await entities.changeable(owner, entity_id)
+    return Place(slots.find(EntityKind(entity.kind), slot), entity)
+
+
+async def _received_before(owner: Viewer, file: ReceivedFile, place: Place, key: str | None) -> Receipt | None:
+    """The media made by this idempotency key, else the one with these bytes. Raises Conflict."""
+    same_key = WhereRaw("media.idempotency_key = {}", key) if key else WhereRaw("FALSE")
+    # Avatars and covers may hold bytes that the library has too, both ways.
+    same_bytes = WhereRaw("FALSE") if place.slot.single else (Media.sha256 == file.sha256) & _NOT_SINGLE
+    rows = await Media.select().where(Media.owner == owner.id, same_key | same_bytes)
+    found = [hydrate(Media, row) for row in rows]
+    for media in found:
+        if key and media.idempotency_key == key:
+            if media.sha256 != file.sha256:
+                raise Conflict("This idempotency key was used with another file.", "idempotency_key")
+            return Receipt(media)
+    return Receipt(found[0], duplicate_of=found[0]) if found else None
+
+
+_NOT_SINGLE = WhereRaw("(media.slot IS NULL OR media.slot <> ALL({}))", sorted(SINGLE_SLOTS))
+
+
+async def _checked(services: Services, file: ReceivedFile, place: Place) -> FileType:
+    """What the bytes are. Raises what is wrong with them, for this place."""
+    settings = services.settings
+    if file.too_large:
+        raise FileTooLarge(f"A file may have up to {_mebibytes(settings.max_file_bytes)}.", "file")
+    if not file.size:
+        raise BadInput("The file is empty.", "file")
+    found = identify(file.head)
+    if found is None:
+        raise UnsupportedType("These bytes are no picture, film, recording or document that is known here.", "file")
+    place.slot.admit(found.kind, file.size)
+    if found.kind is MediaKind.IMAGE:
+        size = await asyncio.to_thread(_dimensions, file.path, found)
+        if size is not None and size[0] * size[1] > settings.max_pixels:
+            raise BadInput(
+                f"This picture has {size[0]} × {size[1]} pixels; "
+                f"up to {settings.max_pixels / MEGAPIXEL:g} megapixels are taken.",
+                "file",
+            )
+    return found
+
+
+def _dimensions(path: Path, found: FileType) -> tuple[int, int] | None:
+    with path.open("rb") as opened:
+        return dimensions(opened, found)
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / 1024**2:g} MiB"
+
+
+def _new_key(services: Services, owner: Viewer, place: Place, found: FileType) -> str:
+    now = datetime.now(UTC)
+    if place.entity is None:
+        return key_without_entity(media_type=found.kind, user_id=owner.id, extension=found.extension, now=now)
+    return services.key_template.key(
+        entity_type=place.entity.kind,
+        media_type=found.kind,
+        entity_id=place.entity.id,
+        slot=place.slot.name,
+        extension=found.extension,
+        now=now,
+    )
+
+
+async def _put(services: Services, ticket: UploadTicket) -> None:
+    file = ticket.file
+    try:
+        await services.storage.put(ticket.key, file.path, size=file.size, content_type=ticket.type.content_type)
+    except StorageError as error:
+        logger.error("An upload could not be stored: %r", error)  # noqa: TRY400 - its own errors need no traceback
+        raise StorageFailed("The storage does not answer. Nothing was kept; try again later.") from error
+
+
+async def _hold(owner: Viewer, entity: Entity) -> None:
+    """Keep the entity as it is until the transaction ends: neither deleted, nor its single slots filled twice."""
+    held = (
+        await Entity.select(Entity.id)
+        .where(Entity.id == entity.id, changeable_entities(owner))
+        .lock_rows("UPDATE")
+    )
+    if not held:
+        raise NotFound(f"There is no such {entity.kind.lower()}.", "entity_id")

@@ -1,0 +1,83 @@
+"""Opens what a process needs, once, and closes it in reverse: the same for API, worker, command line and tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import asyncpg
+
+from app.auth import Tokens, derived_key
+from app.events import EventHub
+from app.passwords import Passwords
+from app.piccolo_conf import DB
+from app.settings import Settings
+from storage.base import ObjectStorage
+from storage.keys import KeyTemplate
+from storage.local import LocalStorage
+from storage.signing import UrlSigner
+
+# A URL keeps for a quarter of its life before the next is made, so it is given out with at least three quarters left.
+WINDOWS_PER_LIFETIME: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    settings: Settings
+    storage: ObjectStorage
+    hub: EventHub
+    tokens: Tokens
+    passwords: Passwords
+    key_template: KeyTemplate
+
+
+@asynccontextmanager
+async def open_services(settings: Settings, *, dsn: str) -> AsyncIterator[Services]:
+    """Everything but the hub's listening, which whoever subscribes starts (`services.hub.start()`)."""
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(DB.close)
+        await DB.start(dsn, max_size=settings.database_pool)
+        storage = await stack.enter_async_context(open_storage(settings))
+        yield Services(
+            settings=settings,
+            storage=storage,
+            hub=EventHub(lambda: connect(dsn)),
+            tokens=Tokens(settings.secret_key, settings.access_token_lifetime),
+            passwords=Passwords(),
+            key_template=KeyTemplate(settings.key_template),
+        )
+
+
+@asynccontextmanager
+async def open_storage(settings: Settings) -> AsyncIterator[ObjectStorage]:
+    window = settings.url_lifetime / WINDOWS_PER_LIFETIME
+    if settings.storage == "local":
+        signer = UrlSigner(derived_key(settings.secret_key, "files"))
+        yield LocalStorage(
+            settings.files_dir,
+            signer=signer,
+            base_url=f"{settings.public_url}/files",
+            lifetime=settings.url_lifetime,
+            window=window,
+        )
+        return
+    # Imported where it is used: aiobotocore takes 0.4 s, and the laptop shape has no S3.
+    from storage.s3 import S3Storage  # noqa: PLC0415
+
+    assert settings.s3_bucket is not None, "settings refuse s3 without a bucket"
+    async with S3Storage.open_bucket(
+        settings.s3_bucket,
+        region=settings.s3_region,
+        endpoint_url=settings.s3_endpoint_url,
+        lifetime=settings.url_lifetime,
+        window=window,
+    ) as storage:
+        await storage.ensure_bucket()
+        yield storage
+
+
+async def connect(dsn: str) -> asyncpg.Connection:
+    """A connection outside the pool, for what holds a session: LISTEN, and the queue."""
+    return await asyncpg.connect(dsn, timeout=10)

@@ -1,0 +1,55 @@
+"""What a resolver can reach: who asks, the services of the process, and the loaders of this one operation."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+import strawberry
+from strawberry.extensions import SchemaExtension
+
+from app.access import Viewer
+from app.auth import authenticate
+from app.wiring import Services
+from graphql_schema.loaders import Loaders
+
+
+@dataclass(slots=True)
+class Context:
+    """Made for a request, or once for a socket, whose operations each get a copy with a viewer and loaders of its own.
+
+    `authorization` and `connection_params` are the controller's: on a socket the token comes in `connection_init`.
+    """
+
+    services: Services
+    viewer: Viewer | None = None
+    on_socket: bool = False
+    authorization: str | None = None
+    connection_params: dict[str, Any] = field(default_factory=dict)
+    _loaders: Loaders | None = None
+
+    @property
+    def loaders(self) -> Loaders:
+        assert self._loaders is not None, "OperationContext makes them"
+        return self._loaders
+
+    async def for_operation(self) -> Context:
+        """Raises Unauthenticated when a socket's session has ended since it was opened."""
+        viewer = await authenticate(self.services.tokens, self.authorization) if self.on_socket else self.viewer
+        return replace(self, viewer=viewer, _loaders=Loaders(viewer))
+
+
+Info: TypeAlias = strawberry.Info[Context, None]
+
+
+class OperationContext(SchemaExtension):
+    """Gives each operation a context of its own; a subscription's loaders are forgotten after each of its results."""
+
+    async def on_operation(self) -> AsyncIterator[None]:  # type: ignore[override]  # Strawberry's type leaves it open
+        self.execution_context.context = await self.execution_context.context.for_operation()
+        yield
+
+    def on_stream_result(self, result: Any) -> Any:  # noqa: ARG002 - Strawberry's signature
+        yield
+        self.execution_context.context.loaders.clear_all()

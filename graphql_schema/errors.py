@@ -1,0 +1,85 @@
+"""Expected failures as data, or with a code; everything else logged and masked."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Awaitable
+from typing import Any, TypeVar, cast
+
+import strawberry
+from graphql import GraphQLError
+from strawberry.extensions import MaskErrors
+from strawberry.utils.str_converters import to_camel_case
+
+from app.errors import ErrorCode as Code
+from app.errors import HeirloomError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+ErrorCode = strawberry.enum(Code, name="ErrorCode")
+
+
+@strawberry.type(
+    description="An expected failure, returned as data in a mutation's `errors`. `path` leads to the input at fault.\n"
+    "Unexpected failures are top-level errors, masked, with `extensions.code`."
+)
+class UserError:
+    code: ErrorCode  # type: ignore[valid-type]
+    message: str
+    path: list[str] | None
+
+
+def user_error(error: HeirloomError) -> UserError:
+    path = ["input", *(to_camel_case(name) for name in error.path)] if error.path else None
+    return UserError(code=error.code, message=error.message, path=path)
+
+
+def view(kind: type[T], row: object) -> T:
+    """The row as the GraphQL type that shows it: resolvers of the type take the row itself as their parent."""
+    return cast(T, row)
+
+
+async def outcome(work: Awaitable[T]) -> tuple[T | None, list[UserError]]:
+    """What an operation gives, or its expected failure as data."""
+    try:
+        return await work, []
+    except HeirloomError as error:
+        return None, [user_error(error)]
+
+
+class CodedErrors(MaskErrors):
+    """Gives every error its `extensions.code`, and masks the unexpected; the log has it in full, under the same id."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def _process_errors(self, errors: list[GraphQLError]) -> list[GraphQLError]:
+        return [_coded(error) for error in errors]
+
+
+def _coded(error: GraphQLError) -> GraphQLError:
+    cause = error.original_error
+    while isinstance(cause, GraphQLError) and cause.original_error is not None:
+        cause = cause.original_error
+    if isinstance(cause, HeirloomError):
+        return _with(error, cause.message, code=cause.code.value)
+    if cause is None or isinstance(cause, GraphQLError):
+        code = "GRAPHQL_VALIDATION_FAILED" if error.path is None else Code.BAD_INPUT.value
+        return _with(error, error.message, **{"code": code, **(error.extensions or {})})
+    error_id = secrets.token_hex(8)
+    logger.error("Unexpected error %s at %s", error_id, error.path, exc_info=cause)
+    return _with(error, "Something went wrong on our side.", code="INTERNAL_SERVER_ERROR", id=error_id)
+
+
+def _with(error: GraphQLError, message: str, **extensions: Any) -> GraphQLError:
+    return GraphQLError(
+        message,
+        nodes=error.nodes,
+        source=error.source,
+        positions=error.positions,
+        path=error.path,
+        extensions=extensions,
+    )

@@ -1,0 +1,71 @@
+"""Nested rows in batches: one SQL statement for each kind of thing that a page refers to, however long the page is.
+
+Loaders live for one operation, so nothing here outlives what its viewer may see.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from typing import Any, TypeVar
+
+from aiodataloader import DataLoader
+
+from app import accounts, entities, media, people, profiles
+from app.access import Viewer
+from app.tables import Entity, Media, Person, Profile, UserAccount, Variant
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+def _one_each(load: Callable[[Sequence[K]], Awaitable[Sequence[V]]], key: Callable[[V], K]) -> DataLoader[K, V | None]:
+    async def batch(keys: list[K]) -> list[V | None]:
+        found = {key(row): row for row in await load(keys)}
+        return [found.get(wanted) for wanted in keys]
+
+    return DataLoader(batch)
+
+
+def _many_each(load: Callable[[Sequence[K]], Awaitable[Sequence[V]]], key: Callable[[V], K]) -> DataLoader[K, list[V]]:
+    async def batch(keys: list[K]) -> list[list[V]]:
+        found: dict[K, list[V]] = defaultdict(list)
+        for row in await load(keys):
+            found[key(row)].append(row)
+        return [found[wanted] for wanted in keys]
+
+    return DataLoader(batch)
+
+
+class Loaders:
+    def __init__(self, viewer: Viewer | None) -> None:
+        self.users: DataLoader[uuid.UUID, UserAccount | None] = _one_each(accounts.load, lambda user: user.id)
+        self.entities: DataLoader[uuid.UUID, Entity | None] = _one_each(
+            lambda ids: entities.load(viewer, ids), lambda entity: entity.id
+        )
+        self.people: DataLoader[uuid.UUID, Person | None] = _one_each(people.details, lambda person: person.entity)
+        self.profiles: DataLoader[uuid.UUID, Profile | None] = _one_each(
+            profiles.details, lambda profile: profile.entity
+        )
+        self.profiles_of_people: DataLoader[uuid.UUID, Entity | None] = _of_people(viewer)
+        self.media: DataLoader[uuid.UUID, Media | None] = _one_each(
+            lambda ids: media.load(viewer, ids), lambda row: row.id
+        )
+        self.in_slots: DataLoader[tuple[uuid.UUID, str], Media | None] = _one_each(
+            lambda places: media.in_slots(viewer, places), lambda row: (row.entity, row.slot)
+        )
+        self.variants: DataLoader[uuid.UUID, list[Variant]] = _many_each(media.variants_of, lambda row: row.media)
+
+    def clear_all(self) -> None:
+        loaders: list[DataLoader[Any, Any]] = list(vars(self).values())
+        for loader in loaders:
+            loader.clear_all()
+
+
+def _of_people(viewer: Viewer | None) -> DataLoader[uuid.UUID, Entity | None]:
+    async def batch(people_ids: list[uuid.UUID]) -> list[Entity | None]:
+        found = await profiles.of_people(viewer, people_ids)
+        return [found.get(person_id) for person_id in people_ids]
+
+    return DataLoader(batch)

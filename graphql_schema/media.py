@@ -1,0 +1,307 @@
+"""Media and its variants, lists of them, and what changes them."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import strawberry
+
+from app import media, tables, trash
+from app.access import signed_in
+from app.errors import HeirloomError
+from app.keyset import Order, Page
+from app.media import MediaFilter as Filter
+from app.stages import failure_of
+from app.tables import MediaStatus
+from graphql_schema.context import Info
+from graphql_schema.enums import ORDERS, MediaOrder
+from graphql_schema.errors import UserError, outcome, user_error, view
+from graphql_schema.nodes import Node, User, known, known_each
+from graphql_schema.paging import PageInfo, page_info
+from graphql_schema.scalars import JSON, BigInt
+from processing.failures import FailureCode
+from processing.kinds import MediaKind
+from processing.variants import VariantName
+from storage.base import SignedUrl
+
+if TYPE_CHECKING:
+    from graphql_schema.people import Entity
+
+Row = strawberry.Parent[tables.Media]
+
+
+def signed(info: Info, key: str, filename: str | None = None) -> SignedUrl:
+    return info.context.services.storage.presign_get(key, now=datetime.now(UTC), filename=filename)
+
+
+def signed_original(info: Info, row: tables.Media) -> SignedUrl | None:
+    return None if row.status == MediaStatus.PENDING else signed(info, row.storage_key, row.filename)
+
+
+@strawberry.type
+class GeoPoint:
+    latitude: float
+    longitude: float
+
+
+@strawberry.type
+class ProcessingFailure:
+    code: FailureCode
+    message: str
+
+
+@strawberry.type
+class Variant:
+    name: VariantName
+    content_type: str
+    width: int
+    height: int
+    size_bytes: BigInt
+
+    @strawberry.field
+    def url(self, root: strawberry.Parent[tables.Variant], info: Info) -> str:
+        return signed(info, root.storage_key).url
+
+
+@strawberry.type
+class Media(Node):
+    public_id: str
+    kind: MediaKind
+    status: MediaStatus
+    filename: str = strawberry.field(description="The file's own name when it was uploaded.")
+    content_type: str = strawberry.field(description="Read from the bytes, never from what a client claims.")
+    size_bytes: BigInt
+    width: int | None = strawberry.field(description="As displayed, after EXIF orientation.")
+    height: int | None
+    duration: float | None = strawberry.field(description="Seconds, of video and audio.")
+    page_count: int | None
+    sha256: str | None = strawberry.field(description="SHA-256 of the original, in hex.")
+    perceptual_hash: str | None = strawberry.field(description="64-bit perceptual hash, in hex.")
+    thumbhash: str | None = strawberry.field(
+        description="ThumbHash, base64: a blurred preview to paint before any image arrives."
+    )
+    dominant_color: str | None
+    title: str | None
+    description: str | None
+    alt_text: str | None
+    tags: list[str]
+    taken_at: datetime | None = strawberry.field(
+        description="When the picture was taken, from EXIF or the container, else null."
+    )
+    exif: JSON | None
+    sort_order: int
+    is_primary: bool
+    is_public: bool
+    slot: str | None
+    created_at: datetime
+    updated_at: datetime
+    deleted_at: datetime | None = strawberry.field(description="Set while in the trash.")
+
+    @classmethod
+    def is_type_of(cls, row: Any, _info: Any) -> bool:
+        return isinstance(row, tables.Media)
+
+    @strawberry.field
+    def failure(self, root: Row) -> ProcessingFailure | None:
+        failure = failure_of(root)
+        return view(ProcessingFailure, failure) if failure else None
+
+    @strawberry.field
+    def location(self, root: Row) -> GeoPoint | None:
+        if root.latitude is None or root.longitude is None:
+            return None
+        return view(GeoPoint, root)
+
+    @strawberry.field
+    async def entity(
+        self, root: Row, info: Info
+    ) -> Annotated[Entity, strawberry.lazy("graphql_schema.people")] | None:
+        found = await info.context.loaders.entities.load(root.entity) if root.entity else None
+        return view(Any, found)
+
+    @strawberry.field
+    async def owner(self, root: Row, info: Info) -> User:
+        return view(User, await info.context.loaders.users.load(root.owner))
+
+    @strawberry.field(
+        description="A signed URL of the original; null until the bytes are there. The same URL for some minutes, so "
+        "that caches work."
+    )
+    def url(self, root: Row, info: Info) -> str | None:
+        original = signed_original(info, root)
+        return original.url if original else None
+
+    @strawberry.field
+    def url_expires_at(self, root: Row, info: Info) -> datetime | None:
+        original = signed_original(info, root)
+        return original.expires_at if original else None
+
+    @strawberry.field
+    async def variants(self, root: Row, info: Info) -> list[Variant]:
+        return view(list[Variant], await info.context.loaders.variants.load(root.id))
+
+    @strawberry.field
+    async def variant(self, root: Row, info: Info, name: VariantName) -> Variant | None:
+        variants = await info.context.loaders.variants.load(root.id)
+        return view(Variant, next((variant for variant in variants if variant.name == name), None))
+
+
+@strawberry.type
+class MediaEdge:
+    cursor: str
+    node: Media
+
+
+@strawberry.type
+class MediaConnection:
+    @strawberry.field
+    def edges(self, root: strawberry.Parent[Page[tables.Media]]) -> list[MediaEdge]:
+        return [MediaEdge(cursor=root.order.cursor(row), node=view(Media, row)) for row in root.rows]
+
+    @strawberry.field
+    def nodes(self, root: strawberry.Parent[Page[tables.Media]]) -> list[Media]:
+        return view(list[Media], root.rows)
+
+    @strawberry.field
+    def page_info(self, root: strawberry.Parent[Page[tables.Media]]) -> PageInfo:
+        return page_info(root)
+
+    @strawberry.field
+    async def total_count(self, root: strawberry.Parent[Page[tables.Media]]) -> int:
+        return await root.count()
+
+
+@strawberry.input
+class MediaFilter:
+    kinds: list[MediaKind] | None = None
+    statuses: list[MediaStatus] | None = None
+    tags: list[str] | None = strawberry.field(default=None, description="All of them.")
+    taken_after: datetime | None = None
+    taken_before: datetime | None = None
+    uploaded_after: datetime | None = None
+    uploaded_before: datetime | None = None
+    missing_alt_text: bool | None = None
+    in_trash: bool | None = strawberry.field(
+        default=None, description="Only what is in the trash; left out, only what is not."
+    )
+
+
+def as_filter(given: MediaFilter | None) -> Filter:
+    return Filter(**vars(given)) if given else media.EVERYTHING
+
+
+def as_order(given: MediaOrder | None) -> Order:
+    return ORDERS[given or MediaOrder.NEWEST]
+
+
+@strawberry.input(description="Fields left out stay as they are; `null` clears.")
+class UpdateMediaInput:
+    id: strawberry.ID
+    title: str | None = strawberry.UNSET
+    description: str | None = strawberry.UNSET
+    alt_text: str | None = strawberry.UNSET
+    tags: list[str] | None = strawberry.UNSET
+    sort_order: int | None = strawberry.UNSET
+    is_primary: bool | None = strawberry.UNSET
+    is_public: bool | None = strawberry.UNSET
+
+
+def changes_in(given: object) -> dict[str, Any]:
+    """The fields of an input that were not left out, but for the id."""
+    return {name: value for name, value in vars(given).items() if value is not strawberry.UNSET and name != "id"}
+
+
+@strawberry.input
+class MediaIdsInput:
+    ids: list[strawberry.ID]
+
+
+@strawberry.type
+class MediaPayload:
+    media: Media | None
+    errors: list[UserError]
+    duplicate_of: Media | None = strawberry.field(
+        default=None,
+        description="The viewer already has these very bytes: nothing was stored, and `media` is that one too (it may "
+        "be in the trash;\nplacing it elsewhere is `attachMedia`).",
+    )
+
+
+@strawberry.type
+class MediaBatchResult:
+    index: int
+    id: strawberry.ID | None
+    media: Media | None
+    errors: list[UserError]
+
+
+@strawberry.type(
+    description="What became of each item, in the order given; one item's failure leaves the others be."
+)
+class MediaBatchPayload:
+    results: list[MediaBatchResult]
+    errors: list[UserError]
+
+
+async def each(info: Info, given: MediaIdsInput, work: Callable[[uuid.UUID], Awaitable[tables.Media]]) -> MediaBatchPayload:
+    """One operation on each of some media, in their order."""
+    try:
+        signed_in(info.context.viewer)
+        ids = known_each(given.ids, info.context.services.settings.max_page)
+    except HeirloomError as error:
+        return MediaBatchPayload(results=[], errors=[user_error(error)])
+    results = []
+    for index, media_id in enumerate(ids):
+        row, errors = await outcome(work(media_id))
+        result = MediaBatchResult(index=index, id=given.ids[index], media=view(Media, row), errors=errors)
+        results.append(result)
+    return MediaBatchPayload(results=results, errors=[])
+
+
+@strawberry.type
+class MediaQuery:
+    @strawberry.field
+    async def media(self, info: Info, id: strawberry.ID) -> Media | None:  # noqa: A002 - the contract's name
+        return view(Media, await info.context.loaders.media.load(known(id)))
+
+    @strawberry.field(description="Public media, by its public id; no sign-in needed.")
+    async def public_media(self, public_id: str) -> Media | None:
+        return view(Media, await media.find_public(public_id))
+
+    @strawberry.field(description="All media the viewer can see.")
+    async def library(
+        self,
+        info: Info,
+        filter: MediaFilter | None = None,  # noqa: A002 - the contract's name
+        order_by: MediaOrder | None = MediaOrder.NEWEST,
+        first: int | None = 30,
+        after: str | None = None,
+    ) -> MediaConnection:
+        page = await media.library(
+            info.context.viewer,
+            which=as_filter(filter),
+            order=as_order(order_by),
+            first=first,
+            after=after,
+            most=info.context.services.settings.max_page,
+        )
+        return view(MediaConnection, page)
+
+
+@strawberry.type
+class MediaMutation:
+    @strawberry.mutation
+    async def update_media(self, info: Info, input: UpdateMediaInput) -> MediaPayload:  # noqa: A002
+        row, errors = await outcome(media.update(info.context.viewer, known(input.id), changes_in(input)))
+        return MediaPayload(media=view(Media, row), errors=errors)
+
+    @strawberry.mutation(description="Into the trash.")
+    async def delete_media(self, info: Info, input: MediaIdsInput) -> MediaBatchPayload:  # noqa: A002
+        return await each(info, input, lambda media_id: trash.delete(signed_in(info.context.viewer), media_id))
+
+    @strawberry.mutation
+    async def reprocess_media(self, info: Info, input: MediaIdsInput) -> MediaBatchPayload:  # noqa: A002
+        return await each(info, input, lambda media_id: media.reprocess(info.context.viewer, media_id))

@@ -1,0 +1,64 @@
+"""The schema: the nouns put together, and what goes on around every operation."""
+
+from __future__ import annotations
+
+import strawberry
+from strawberry.extensions import MaxTokensLimiter, ParserCache, ValidationCache
+from strawberry.schema.config import StrawberryConfig
+from strawberry.tools import merge_types
+
+from app import accounts
+from graphql_schema.accounts import AccountMutation, AccountQuery
+from graphql_schema.context import Info, OperationContext
+from graphql_schema.errors import CodedErrors, view
+from graphql_schema.media import Media, MediaMutation, MediaQuery
+from graphql_schema.nodes import Node, User, as_uuid
+from graphql_schema.people import PeopleMutation, PeopleQuery, Person, Profile
+from graphql_schema.processing import Subscription
+from graphql_schema.scalars import SCALARS
+from graphql_schema.uploads import UploadMutation
+
+MAX_TOKENS = 5_000  # of a document; GraphiQL's introspection query has 400
+CACHED_DOCUMENTS = 500
+
+
+@strawberry.type
+class NodeQuery:
+    @strawberry.field
+    async def node(self, info: Info, id: strawberry.ID) -> Node | None:  # noqa: A002 - the contract's name
+        wanted = as_uuid(id)
+        if wanted is None:
+            return None
+        loaders = info.context.loaders
+        found = (
+            await loaders.entities.load(wanted)
+            or await loaders.media.load(wanted)
+            or await accounts.find(info.context.viewer, wanted)
+        )
+        return view(Node, found)
+
+
+Query = merge_types("Query", (NodeQuery, AccountQuery, MediaQuery, PeopleQuery))
+Mutation = merge_types("Mutation", (AccountMutation, PeopleMutation, UploadMutation, MediaMutation))
+
+
+def _limit_tokens() -> MaxTokensLimiter:
+    return MaxTokensLimiter(max_token_count=MAX_TOKENS)
+
+
+def _cache_documents() -> ParserCache:
+    return ParserCache(maxsize=CACHED_DOCUMENTS)
+
+
+def _cache_validation() -> ValidationCache:
+    return ValidationCache(maxsize=CACHED_DOCUMENTS)
+
+
+schema = strawberry.Schema(
+    query=Query,
+    mutation=Mutation,
+    subscription=Subscription,
+    types=[User, Person, Profile, Media],
+    extensions=[CodedErrors, OperationContext, _limit_tokens, _cache_documents, _cache_validation],
+    config=StrawberryConfig(scalar_map=dict(SCALARS)),
+)

@@ -1,0 +1,26 @@
+"""Why a file could not be processed."""
+
+from enum import StrEnum
+
+
+class FailureCode(StrEnum):
+    CORRUPT = "CORRUPT"
+    UNSUPPORTED = "UNSUPPORTED"
+    CHECKSUM_MISMATCH = "CHECKSUM_MISMATCH"
+    TOO_MANY_PIXELS = "TOO_MANY_PIXELS"
+    TIMEOUT = "TIMEOUT"
+    CRASHED = "CRASHED"
+    STORAGE = "STORAGE"
+
+
+class ProcessingFailed(Exception):  # noqa: N818  (an outcome that is stored and shown, not a defect)
+    """An expected failure. `message` is shown to people: no paths in it, and no words of a library."""
+
+    def __init__(self, code: FailureCode, message: str) -> None:
+        # Both go to Exception: pickling rebuilds an exception from its args, and this one comes from a child process.
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"

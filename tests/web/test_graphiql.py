@@ -1,0 +1,148 @@
+"""GraphiQL in a real browser: what a person types there is what arrives."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.pages import GRAPHIQL
+from tests.browser import CHROMIUM, CTRL, Page, open_browser
+from tests.web.server import serve
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+
+OPERATION = ".graphiql-query-editor .monaco-editor"
+VARIABLES = ".graphiql-editor-tool .graphiql-editor:nth-child(1) .monaco-editor"
+HEADERS = ".graphiql-editor-tool .graphiql-editor:nth-child(2) .monaco-editor"
+RESPONSE = ".graphiql-response .monaco-editor"
+
+
+class GraphiQL:
+    """The page as a person uses it: with mouse and keyboard."""
+
+    def __init__(self, page: Page, address: str) -> None:
+        self.page = page
+        self.address = address
+
+    async def open(self) -> None:
+        await self.page.open(f"{self.address}/graphiql/")
+        await self.shows(OPERATION, "mutation Register")
+
+    async def set_headers(self, **headers: str) -> None:
+        await self.page.click("[data-name=headers]")
+        await self.page.replace_text(HEADERS, json.dumps(headers))
+
+    async def set_variables(self, **variables: Any) -> None:
+        await self.page.click("[data-name=variables]")
+        await self.page.replace_text(VARIABLES, json.dumps(variables))
+
+    async def run(self, operation: str) -> None:
+        await self.page.replace_text(OPERATION, operation)
+        await self.page.press("Enter", "Enter", 13, modifiers=CTRL)
+
+    async def shows(self, selector: str, text: str) -> None:
+        """Waits until an editor holds this, spaces and line ends aside."""
+        wanted = json.dumps("".join(text.split()))
+        await self.page.wait_for(rf"{_text(selector)}.replace(/\s/g, '').includes({wanted})")
+
+
+def _text(selector: str) -> str:
+    return f"(document.querySelector('{selector} .view-lines')?.innerText ?? '')"
+
+
+@pytest.fixture
+async def graphiql() -> AsyncIterator[GraphiQL]:
+    """Opened, and looked at afterwards: nothing in the console, and no other origin was asked for anything."""
+    assert (GRAPHIQL / "index.html").is_file(), "the pages are not built: run web/build.py"
+    async with serve() as address, open_browser() as page:
+        opened = GraphiQL(page, address)
+        await opened.open()
+        yield opened
+        own = (f"{address}/", f"{address.replace('http', 'ws')}/", "data:")
+        assert [url for url in page.requested if not url.startswith(own)] == []
+        assert page.problems == []
+
+
+async def test_it_opens_with_the_worked_example(graphiql: GraphiQL) -> None:
+    assert await graphiql.page.evaluate("document.title") == "Heirloom"
+    await graphiql.shows(VARIABLES, '"file": "file:1"')
+    await graphiql.page.click(".graphiql-execute-button")
+    await graphiql.page.wait_for_element("[role=menuitem]")
+    steps = await graphiql.page.evaluate(
+        "[...document.querySelectorAll('[role=menuitem]')].map(item => item.innerText)"
+    )
+    assert steps == ["Register", "Login", "CreatePerson", "UploadPhotograph", "WatchProcessing", "Library"]
+
+
+async def test_a_query_carries_the_headers_of_the_editor(graphiql: GraphiQL) -> None:
+    await graphiql.set_headers(Authorization="Bearer typed")
+    await graphiql.run('{ header(name: "authorization") }')
+    await graphiql.shows(RESPONSE, '{"data": {"header": "Bearer typed"}}')
+
+
+async def test_a_subscription_carries_them_in_connection_init(graphiql: GraphiQL) -> None:
+    await graphiql.set_headers(Authorization="Bearer typed")
+    await graphiql.run("subscription { connection }")
+    await graphiql.shows(RESPONSE, '{"data": {"connection": {"authorization": "Bearer typed"}}}')
+
+    await graphiql.page.click(".graphiql-execute-button")  # stops it
+    await graphiql.set_headers(Authorization="Bearer another")
+    await graphiql.run("subscription { connection }")
+    await graphiql.shows(RESPONSE, '{"data": {"connection": {"authorization": "Bearer another"}}}')
+
+
+async def test_chosen_files_are_sent_where_the_variables_name_them(graphiql: GraphiQL, tmp_path: Path) -> None:
+    files = {"one.jpg": b"first", "two.jpg": b"second"}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    await graphiql.page.click('[aria-label="Show Files"]')
+    await graphiql.page.wait_for_element(".heirloom-files input")
+    await graphiql.page.choose_file(".heirloom-files input", *(tmp_path / name for name in files))
+
+    await graphiql.set_variables(files=["file:2", "file:one.jpg"], unused="file:9")
+    await graphiql.run("mutation ($files: [Upload!]!) { upload(files: $files) }")
+
+    received = [f"{name} {hashlib.sha256(files[name]).hexdigest()}" for name in ("two.jpg", "one.jpg")]
+    await graphiql.shows(RESPONSE, json.dumps({"data": {"upload": received}}))
+
+
+async def test_a_file_that_is_not_chosen_is_said_before_anything_is_sent(graphiql: GraphiQL) -> None:
+    await graphiql.set_variables(files=["file:1"])
+    await graphiql.run("mutation ($files: [Upload!]!) { upload(files: $files) }")
+    await graphiql.shows(RESPONSE, r'"The variables name \"file:1\", which is not chosen: add it under Files')
+
+
+async def test_an_answer_fills_in_what_the_next_step_needs(graphiql: GraphiQL) -> None:
+    login = 'mutation {{ login(token: "{}", person: "{}") {{ accessToken person {{ id }} }} }}'
+    await graphiql.set_variables(person="", other="")
+
+    await graphiql.run(login.format("first", "p1"))
+    await graphiql.shows(VARIABLES, '"person": "p1", "other": ""')
+    await graphiql.shows(HEADERS, '{"Authorization": "Bearer first"}')
+
+    await graphiql.run(login.format("second", "p2"))
+    await graphiql.shows(VARIABLES, '"person": "p2", "other": ""')
+    await graphiql.shows(HEADERS, '{"Authorization": "Bearer second"}')
+    remembered = await graphiql.page.evaluate("JSON.stringify(localStorage) + JSON.stringify(sessionStorage)")
+    assert "Bearer" not in remembered
+
+    # What a person typed is theirs.
+    await graphiql.set_headers(Authorization="Bearer typed")
+    await graphiql.set_variables(person="typed")
+    await graphiql.run(login.format("third", "p3"))
+    await graphiql.shows(RESPONSE, '"accessToken": "third"')
+    await graphiql.shows(HEADERS, '{"Authorization": "Bearer typed"}')
+    await graphiql.shows(VARIABLES, '{"person": "typed"}')
+
+
+async def test_a_refused_socket_says_why_and_a_carried_token_goes(graphiql: GraphiQL) -> None:
+    await graphiql.run('mutation { login(token: "expired", person: "") { accessToken } }')
+    await graphiql.shows(HEADERS, "Bearer expired")
+    await graphiql.run("subscription { connection }")
+    await graphiql.shows(RESPONSE, "The socket was closed: 4403 Forbidden. Look at the token under Headers.")
+    await graphiql.shows(HEADERS, "{}")
