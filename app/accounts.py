@@ -80,7 +80,9 @@ async def refresh(services: Services, *, refresh_token: str) -> SignIn:
     if not rows:
         # Signed by us and of no use: used before, by the client or by a thief. Whichever it was, both are out.
         await end_session(session_id)
-        raise Unauthenticated("This refresh token is used up, and its session has ended. Sign in again.", "refresh_token")
+        raise Unauthenticated(
+            "This refresh token is used up, and its session has ended. Sign in again.", "refresh_token"
+        )
     session = hydrate(Session, rows[0])
     user = await UserAccount.select().where(UserAccount.id == session.user).first()
     assert user is not None, "a session goes with its user"
@@ -108,7 +110,9 @@ async def end_session(session_id: uuid.UUID) -> None:
     now = datetime.now(UTC)
     async with DB.transaction() as transaction:
         ended = (
-            await Session.update({Session.ended_at: now}).where(Session.id == session_id, alive(now)).returning(Session.id)
+            await Session.update({Session.ended_at: now})
+            .where(Session.id == session_id, alive(now))
+            .returning(Session.id)
         )
         if ended:
             await events.record(transaction, EventKind.SESSION_ENDED, session=session_id)

@@ -59,8 +59,9 @@ SETTINGS: Mapping[str, str] = {
 }
 
 # <linux/prctl.h>, <linux/capability.h>
-PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 1, 8, 47, 2
-CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1, 2
+PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_SET_SECUREBITS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 1, 8, 28, 47, 2
+SECBIT_NO_SETUID_FIXUP = 1 << 2
+CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_SETPCAP = 1 << 1, 1 << 2, 1 << 8
 CAPABILITY_VERSION_3 = 0x20080522
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -106,9 +107,9 @@ class EmbeddedPostgres:
     def __init__(
         self, data_dir: Path, *, binaries: Path | None = None, settings: Mapping[str, str] | None = None
     ) -> None:
-        self._data_dir = data_dir.resolve()
-        self._cluster = self._data_dir / "postgres"
-        self._log = self._data_dir / "postgres.log"
+        self.data_dir = data_dir.resolve()
+        self._cluster = self.data_dir / "postgres"
+        self._log = self.data_dir / "postgres.log"
         self._binaries = binaries
         self._settings = {**SETTINGS, **(settings or {})}
         self._account: Account | None = None
@@ -133,9 +134,11 @@ class EmbeddedPostgres:
         if threading.current_thread() is not threading.main_thread():
             # To the kernel the parent is the thread that forked: the server would stop when that thread ends.
             raise EmbeddedPostgresError("the embedded PostgreSQL must be started from the main thread")
-        self._data_dir.mkdir(parents=True, exist_ok=True)
+        self.data_dir.mkdir(parents=True, exist_ok=True)
         self._take_lock()
         try:
+            for abandoned in self.data_dir.glob(f"{NEW_CLUSTER_PREFIX}*"):
+                shutil.rmtree(abandoned, ignore_errors=True)
             programs = find_programs(self._binaries)
             self._account = _account_for(self._cluster)
             if self._cluster.exists():
@@ -143,7 +146,10 @@ class EmbeddedPostgres:
             else:
                 self._create_cluster(programs)
             self._run_server(programs, stale=_stop_leftover(self._cluster))
-            return address(self._data_dir)
+            return address(self.data_dir)
+        except OSError as error:
+            self.stop()
+            raise EmbeddedPostgresError(f"the database in {self.data_dir} can't be started: {error}") from error
         except BaseException:
             self.stop()
             raise
@@ -161,22 +167,20 @@ class EmbeddedPostgres:
             self._lock = None
 
     def _take_lock(self) -> None:
-        lock = os.open(self._data_dir / "postgres.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        lock = os.open(self.data_dir / "postgres.lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             owner = os.read(lock, 32).decode().strip()
             os.close(lock)
-            raise EmbeddedPostgresError(f"the database in {self._data_dir} is in use by process {owner}") from None
+            raise EmbeddedPostgresError(f"the database in {self.data_dir} is in use by process {owner}") from None
         os.ftruncate(lock, 0)
         os.write(lock, f"{os.getpid()}\n".encode())
         self._lock = lock
 
     def _create_cluster(self, programs: Programs) -> None:
         """Make it beside its place, then rename: a first start that is killed at any moment is done anew."""
-        for abandoned in self._data_dir.glob(f"{NEW_CLUSTER_PREFIX}*"):
-            shutil.rmtree(abandoned, ignore_errors=True)
-        new = self._private_folder(NEW_CLUSTER_PREFIX, self._data_dir)
+        new = self._private_folder(NEW_CLUSTER_PREFIX, self.data_dir)
         options = ["--auth=trust", "--encoding=UTF8", f"--username={USER}", "--no-instructions"]
         self._run([programs.initdb, "-D", new, *options, *_locale_options(programs.major)])
         # In single-user mode: there is no moment at which the cluster stands and its database doesn't.
@@ -245,7 +249,7 @@ class EmbeddedPostgres:
             # variable, meant for pg_ctl, names a process that is no server: all other checks are still made.
             environment["PG_GRANDPARENT_PID"] = str(stale)
         program = Path(command[0])
-        become = functools.partial(_become, self._account, death_signal, os.getpid(), program, self._data_dir)
+        become = functools.partial(_become, self._account, death_signal, os.getpid(), program, self.data_dir)
         try:
             return subprocess.Popen(  # noqa: S603  the programs are the administrator's choice
                 command,
@@ -435,14 +439,20 @@ def _leave_root(account: Account, program: Path, data_dir: Path) -> None:
     if sys.platform != "linux" or (os.access(program, os.R_OK | os.X_OK) and os.access(data_dir, os.X_OK)):
         return
     for capability in (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE) if for_everyone else (CAP_DAC_OVERRIDE,):
-        mask = 1 << capability
+        # PostgreSQL asks access(2) about its programs, which heeds capabilities only with this bit set.
+        if _set_capabilities(permitted=capability | CAP_SETPCAP, inheritable=capability):
+            _prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
         # Permitted must be no more than ambient will be: else exec counts as a gain of privilege, which clears
         # PR_SET_PDEATHSIG and makes the loader deaf to the wheel's $ORIGIN.
-        header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
-        effective_permitted_inheritable = (ctypes.c_uint32 * 6)(mask, mask, mask, 0, 0, 0)
-        if _libc.capset(header, effective_permitted_inheritable) == 0:
-            _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability)
+        if _set_capabilities(permitted=capability, inheritable=capability):
+            _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability.bit_length() - 1)
             return
+
+
+def _set_capabilities(*, permitted: int, inheritable: int) -> bool:
+    """Have these, effective as far as permitted, and no others for ever. False when that would be a gain."""
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+    return bool(_libc.capset(header, (ctypes.c_uint32 * 6)(permitted, permitted, inheritable)) == 0)
 
 
 def _prctl(option: int, *arguments: int) -> None:

@@ -47,6 +47,8 @@ async def find(viewer: Viewer | None, entity_id: uuid.UUID) -> Entity | None:
 
 async def load(viewer: Viewer | None, ids: Sequence[uuid.UUID]) -> list[Entity]:
     """Those of the entities that the viewer can see, in no order."""
+    if not ids:  # Piccolo refuses an empty IN
+        return []
     rows = await Entity.select().where(Entity.id.is_in(list(ids)), visible_entities(viewer))
     return [hydrate(Entity, row) for row in rows]
 
@@ -77,7 +79,9 @@ async def change(viewer: Viewer, kind: EntityKind, entity_id: uuid.UUID, changes
     return hydrate(Entity, rows[0])
 
 
-async def delete(viewer: Viewer, kind: EntityKind, entity_id: uuid.UUID, *, with_them: Query | None = None) -> uuid.UUID:
+async def delete(
+    viewer: Viewer, kind: EntityKind, entity_id: uuid.UUID, *, with_them: Query | None = None
+) -> uuid.UUID:
     """The entity goes, and those that `with_them` selects; their media go into the trash.
 
     Raises NotFound or Forbidden.

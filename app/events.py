@@ -18,8 +18,10 @@ from typing import Any, Final, NamedTuple
 
 import asyncpg
 import orjson
+from piccolo.querystring import QueryString
 
 from app.db import HeirloomTransaction
+from app.piccolo_conf import DB
 from app.tables import EventKind
 
 logger = logging.getLogger(__name__)
@@ -82,7 +84,7 @@ _NEW_ABOUT: Final = f"""
     ORDER BY event.xid, id LIMIT {BATCH}
 """
 _LATEST_ABOUT: Final = f"""
-    SELECT {_COLUMNS} FROM event WHERE media = $1 AND kind = ANY($2) ORDER BY event.xid DESC, id DESC LIMIT 1
+    SELECT {_COLUMNS} FROM event WHERE media = {{}} AND kind = ANY({{}}) ORDER BY event.xid DESC, id DESC LIMIT 1
 """
 _NOW: Final = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
 
@@ -98,13 +100,15 @@ async def record(
     **data: Any,
 ) -> None:
     """Write the event with what it tells of, and wake the listeners when that commits."""
-    await transaction.connection.execute(_INSERT, kind.value, media, entity, owner, session, orjson.dumps(data).decode())
+    await transaction.connection.execute(
+        _INSERT, kind.value, media, entity, owner, session, orjson.dumps(data).decode()
+    )
 
 
-async def latest(connection: asyncpg.Connection, media: uuid.UUID, kinds: Sequence[EventKind]) -> Happening | None:
+async def latest(media: uuid.UUID, kinds: Sequence[EventKind]) -> Happening | None:
     """The last event of these kinds about a media."""
-    row = await connection.fetchrow(_LATEST_ABOUT, media, [kind.value for kind in kinds])
-    return Happening.of(row) if row else None
+    rows = await DB.run_querystring(QueryString(_LATEST_ABOUT, media, [kind.value for kind in kinds]))
+    return Happening.of(rows[0]) if rows else None
 
 
 @dataclass(eq=False, slots=True)
@@ -165,12 +169,18 @@ class EventHub:
         self._cursor: Cursor | None = None
         self._look = asyncio.Event()
         self._running = asyncio.Event()
+        self._connected = False
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Returns when the hub listens."""
         self._task = asyncio.create_task(self._run(), name="event-hub")
         await self._running.wait()
+
+    @property
+    def listening(self) -> bool:
+        """Whether it hears at this moment; when it doesn't, it is about to connect anew."""
+        return self._connected
 
     async def stop(self) -> None:
         if self._task:
@@ -210,11 +220,13 @@ class EventHub:
                     if self._cursor is None:
                         self._cursor = Cursor(await connection.fetchval(_NOW), -1)
                     self._running.set()
+                    self._connected = True
                     failures = 0
                     while not connection.is_closed():
                         await self._read_all(connection)
                         await self._pause(POLL_SECONDS)
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                self._connected = False
                 logger.warning("The event listener lost its connection and starts anew: %r", error)
             await asyncio.sleep(RECONNECT_SECONDS[min(failures, len(RECONNECT_SECONDS) - 1)])
             failures += 1

@@ -95,9 +95,7 @@ async def _begin(media_id: uuid.UUID) -> Media | None:
                     Media.updated_at: datetime.now(UTC),
                 }
             )
-            .where(
-                Media.id == media_id, Media.status.is_in([MediaStatus.UPLOADED.value, MediaStatus.PROCESSING.value])
-            )
+            .where(Media.id == media_id, Media.status.is_in([MediaStatus.UPLOADED.value, MediaStatus.PROCESSING.value]))
             .returning(*Media.all_columns())
         )
         if not rows:
@@ -172,9 +170,7 @@ async def _finish(services: Services, media: Media, facts: Facts, variants: list
             await Variant.insert(*variants)
             kept = {variant.storage_key for variant in variants}
             obsolete = [row["storage_key"] for row in rows if row["storage_key"] not in kept]
-            await stages.report(
-                transaction, EventKind.READY, media, status=MediaStatus.READY, stage=Stage.DONE
-            )
+            await stages.report(transaction, EventKind.READY, media, status=MediaStatus.READY, stage=Stage.DONE)
     if not current and not await Media.exists().where(Media.id == media.id):
         # Deleted while we worked, and its bytes erased perhaps before ours came.
         obsolete = [variant.storage_key for variant in variants]

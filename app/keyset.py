@@ -52,11 +52,6 @@ class Order:
     keys: tuple[SortKey, ...]
     descending: bool
 
-    @property
-    def sql(self) -> str:
-        way = "DESC" if self.descending else "ASC"
-        return ", ".join(f"{key.sql} {way}" for key in self.keys)
-
     def cursor(self, row: Table) -> str:
         values = [self.name, *(key.value(row) for key in self.keys)]
         return base64.urlsafe_b64encode(orjson.dumps(values)).rstrip(b"=").decode()
@@ -101,7 +96,8 @@ async def page(
     size = 30 if first is None else first
     if not 0 <= size <= most:
         raise BadInput(f"`first` is from 0 to {most}.", "first")
-    query = table.select().where(where).order_by(OrderByRaw(order.sql)).limit(size + 1)
+    expressions = [OrderByRaw(key.sql) for key in order.keys]
+    query = table.select().where(where).order_by(*expressions, ascending=not order.descending).limit(size + 1)
     if after is not None:
         query = query.where(order.after(after))
     found = [hydrate(table, row) for row in await query]

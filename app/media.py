@@ -43,7 +43,9 @@ OLDEST: Final = Order("oldest", (_CREATED, _ID), descending=False)
 TAKEN_NEWEST: Final = Order("taken-newest", (_taken("-infinity"), _ID), descending=True)
 TAKEN_OLDEST: Final = Order("taken-oldest", (_taken("infinity"), _ID), descending=False)
 GALLERY: Final = Order(
-    "gallery", (SortKey("media.sort_order", "integer", lambda row: row.sort_order, int), _CREATED, _ID), descending=False
+    "gallery",
+    (SortKey("media.sort_order", "integer", lambda row: row.sort_order, int), _CREATED, _ID),
+    descending=False,
 )
 
 
@@ -60,9 +62,7 @@ class MediaFilter:
     in_trash: bool | None = None
 
     def where(self) -> Combinable:
-        conditions: list[Combinable] = [
-            Media.deleted_at.is_not_null() if self.in_trash else Media.deleted_at.is_null()
-        ]
+        conditions: list[Combinable] = [Media.deleted_at.is_not_null() if self.in_trash else Media.deleted_at.is_null()]
         if self.kinds is not None:
             conditions.append(WhereRaw("media.kind = ANY({})", [kind.value for kind in self.kinds]))
         if self.statuses is not None:
@@ -156,9 +156,7 @@ async def update(viewer: Viewer | None, media_id: uuid.UUID, changes: Mapping[st
         )
         if rows:
             media = hydrate(Media, rows[0])
-            await events.record(
-                transaction, EventKind.UPDATED, media=media.id, entity=media.entity, owner=media.owner
-            )
+            await events.record(transaction, EventKind.UPDATED, media=media.id, entity=media.entity, owner=media.owner)
     if not rows:
         raise await _refused(who, media_id)
     return media

@@ -70,7 +70,9 @@ async def update(
         async with DB.transaction() as transaction:
             entity = await entities.change(owner, EntityKind.PROFILE, profile_id, changes)
             if "bio" in changes:
-                await Profile.update({Profile.bio: text.prose(changes["bio"], "bio")}).where(Profile.entity == profile_id)
+                await Profile.update({Profile.bio: text.prose(changes["bio"], "bio")}).where(
+                    Profile.entity == profile_id
+                )
             for name, file in pictures.items():
                 if file is None:
                     here = (Media.entity == profile_id) & (Media.slot == name) & Media.deleted_at.is_null()
@@ -90,7 +92,11 @@ async def owned(viewer: Viewer, *, first: int | None, after: str | None, most: i
 
 
 async def _store(
-    stack: AsyncExitStack, services: Services, owner: Viewer, entity: Entity, pictures: Mapping[str, ReceivedFile | None]
+    stack: AsyncExitStack,
+    services: Services,
+    owner: Viewer,
+    entity: Entity,
+    pictures: Mapping[str, ReceivedFile | None],
 ) -> list[UploadTicket]:
     tickets = []
     for name, file in pictures.items():

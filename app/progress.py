@@ -12,7 +12,6 @@ from app import media as media_operations
 from app.access import Viewer
 from app.errors import NotFound, Unauthenticated
 from app.events import Happening
-from app.piccolo_conf import DB
 from app.stages import PERCENT, Failure, Stage, failure_of
 from app.tables import EventKind, Media, MediaStatus
 from app.wiring import Services
@@ -43,7 +42,7 @@ async def watch(services: Services, viewer: Viewer | None, media_id: uuid.UUID) 
     with services.hub.subscribe(media_id, *session) as subscription:
         # Subscribed first and read second: what happens in between comes twice at most, and is dropped by its cursor.
         media = await _seen(viewer, media_id)
-        last = await events.latest(DB, media_id, STAGE_KINDS)
+        last = await events.latest(media_id, STAGE_KINDS)
         progress = _told(media, last) if last else _inferred(media)
         if last:
             subscription.cursor = last.cursor

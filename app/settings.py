@@ -176,7 +176,9 @@ def load(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings
     Raises SettingsError with a sentence that names the variable.
     """
     environ = os.environ if environ is None else environ
-    values = {f.name: value for f in fields(Settings) if (value := _read(environ, f.name, f.metadata["read"])) is not None}
+    values = {
+        f.name: value for f in fields(Settings) if (value := _read(environ, f.name, f.metadata["read"])) is not None
+    }
     values.update(overrides)
     return _completed(values)
 

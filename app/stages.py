@@ -31,6 +31,7 @@ PERCENT: Final = {
     Stage.DONE: 100,
 }
 
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     code: FailureCode

@@ -41,9 +41,7 @@ async def put(transaction: HeirloomTransaction, which: Combinable) -> None:
         .returning(Media.id, Media.entity, Media.owner)
     )
     for row in rows:
-        await events.record(
-            transaction, EventKind.TRASHED, media=row["id"], entity=row["entity"], owner=row["owner"]
-        )
+        await events.record(transaction, EventKind.TRASHED, media=row["id"], entity=row["entity"], owner=row["owner"])
 
 
 async def replace(transaction: HeirloomTransaction, which: Combinable) -> None:

@@ -123,9 +123,7 @@ async def receive(
 
 
 @asynccontextmanager
-async def stored(
-    services: Services, owner: Viewer, file: ReceivedFile, place: Place
-) -> AsyncIterator[UploadTicket]:
+async def stored(services: Services, owner: Viewer, file: ReceivedFile, place: Place) -> AsyncIterator[UploadTicket]:
     """The file checked and its bytes stored, for a row to be written about them; no row, no bytes."""
     found = await _checked(services, file, place)
     key = _new_key(services, owner, place, found)
@@ -171,9 +169,7 @@ async def put_in_place(
     )
     await Media.insert(media)
     await jobs.enqueue_ingest(transaction, media.id, priority=place.slot.priority)
-    await stages.report(
-        transaction, EventKind.UPLOADED, media, status=MediaStatus.UPLOADED, stage=Stage.QUEUED
-    )
+    await stages.report(transaction, EventKind.UPLOADED, media, status=MediaStatus.UPLOADED, stage=Stage.QUEUED)
     return media
 
 
@@ -272,10 +268,6 @@ async def _put(services: Services, ticket: UploadTicket) -> None:
 
 async def _hold(owner: Viewer, entity: Entity) -> None:
     """Keep the entity as it is until the transaction ends: neither deleted, nor its single slots filled twice."""
-    held = (
-        await Entity.select(Entity.id)
-        .where(Entity.id == entity.id, changeable_entities(owner))
-        .lock_rows("UPDATE")
-    )
+    held = await Entity.select(Entity.id).where(Entity.id == entity.id, changeable_entities(owner)).lock_rows("UPDATE")
     if not held:
         raise NotFound(f"There is no such {entity.kind.lower()}.", "entity_id")

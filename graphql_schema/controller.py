@@ -7,14 +7,16 @@ subscriptions. Every refusal of this layer is GraphQL-shaped JSON with `extensio
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import orjson
 from cross_web import HTTPException as StrawberryHTTPException
-from litestar import MediaType, Request, Response, WebSocket, get, post, route, websocket
+from graphql import GraphQLError
+from litestar import Request, Response, WebSocket, get, post, route, websocket
 from litestar.exceptions import HTTPException, InternalServerException
 from strawberry.exceptions import ConnectionRejectionError, MissingQueryError
 from strawberry.http import GraphQLHTTPResponse, GraphQLRequestData
@@ -25,10 +27,11 @@ from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOpe
 from strawberry.subscriptions import GRAPHQL_TRANSPORT_WS_PROTOCOL
 from strawberry.subscriptions.protocols.graphql_transport_ws.handlers import BaseGraphQLTransportWSHandler
 from strawberry.types import ExecutionResult
+from strawberry.types.execution import PreExecutionError
 from strawberry.types.graphql import OperationType
 from strawberry.types.unset import UnsetType
 
-from app.errors import Unauthenticated
+from app.errors import HeirloomError, Unauthenticated
 from graphql_schema.multipart import (
     MalformedRequest,
     Parsed,
@@ -40,6 +43,7 @@ from graphql_schema.multipart import (
 
 logger = logging.getLogger(__name__)
 
+JSON = "application/json"
 GRAPHQL_RESPONSE = "application/graphql-response+json"
 # A page of another site can send a multipart form with the reader's credentials unasked, but none of these headers:
 # they make the browser ask first (a CORS preflight).
@@ -52,6 +56,8 @@ PREFLIGHT_HEADERS = (
 )
 CONNECTION_INIT_TIMEOUT = timedelta(seconds=10)  # an honest client sends it with its first packet
 CODES = {400: "BAD_REQUEST", 404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "PAYLOAD_TOO_LARGE"}
+
+MASKED = "Something went wrong on our side."
 
 Viewer = TypeVar("Viewer")
 AnyConnection = Request[Any, Any, Any] | WebSocket[Any, Any, Any]
@@ -93,13 +99,20 @@ class GraphQLRequest(Request[Any, Any, Any]):
 
 
 class TransportHandler(BaseGraphQLTransportWSHandler[Any, None]):
-    """Closes with 4400 where Strawberry's own trusts a message's shape, and would fail with a TypeError."""
+    """Strawberry's own trusts a message's shape, and fails with a TypeError: here the socket is closed with 4400.
+
+    And when a hook of an extension raises, it ends the operation as if all were well: here that is an error.
+    """
 
     async def handle_message(self, message: Any) -> None:
         if _is_message(message):
             await super().handle_message(message)
         else:
             await self.handle_invalid_message("Failed to parse message")
+
+    async def _send_result_stream(self, operation: Any, result_source: AsyncGenerator[Any, None]) -> None:
+        async with aclosing(_failures_as_results(result_source)) as results:
+            await super()._send_result_stream(operation, results)
 
 
 class StrictController(GraphQLController[Any, None]):
@@ -166,6 +179,8 @@ class StrictController(GraphQLController[Any, None]):
         if not isinstance(data, list):
             return _request_data(data)
         self._validate_batch_request(data, protocol="http")
+        if not data:
+            raise MalformedRequest("A batch holds at least one operation.")
         return [_request_data(item) for item in data]
 
     async def _read_body(self, request: GraphQLRequest) -> Any:
@@ -207,8 +222,14 @@ class StrictController(GraphQLController[Any, None]):
         )
         return request.parsed.operations
 
+    def parse_json(self, data: str | bytes) -> Any:
+        try:
+            return orjson.loads(data)  # refuses NaN, invalid UTF-8, and more than 1024 levels
+        except orjson.JSONDecodeError as error:
+            raise MalformedRequest(f"This is not JSON: {error.msg}.") from error
+
     def decode_json(self, data: str | bytes) -> object:
-        return orjson.loads(data)  # its error is a json.JSONDecodeError, which Strawberry expects
+        return orjson.loads(data)  # of sockets; its error is a json.JSONDecodeError, which Strawberry expects
 
     # ------------------------------------------------------------ executing and answering
 
@@ -351,6 +372,17 @@ def _is_message(message: Any) -> bool:
         return False
 
 
+async def _failures_as_results(results: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
+    try:
+        async for result in results:
+            yield result
+    except HeirloomError as error:
+        yield PreExecutionError(None, [GraphQLError(error.message, extensions={"code": error.code})])
+    except Exception:
+        logger.exception("Unexpected failure of an operation on a socket")
+        yield PreExecutionError(None, [GraphQLError(MASKED, extensions={"code": "INTERNAL_SERVER_ERROR"})])
+
+
 def _socket_authorization(connection_params: dict[str, Any]) -> str | None:
     """The token of `connection_init`, its key in any case; empty or null is how some clients say "not signed in"."""
     values = [value for key, value in connection_params.items() if key.lower() == "authorization"]
@@ -366,9 +398,9 @@ def _failed_before_execution(result: ExecutionResult) -> bool:
 
 def _negotiate(request: Request[Any, Any, Any]) -> str:
     try:
-        return request.accept.best_match([MediaType.JSON, GRAPHQL_RESPONSE], default=MediaType.JSON)
-    except OverflowError:  # Litestar computes with the q of `Accept`, and `q=inf` is a float to it
-        return MediaType.JSON
+        return request.accept.best_match([JSON, GRAPHQL_RESPONSE], default=JSON)
+    except OverflowError:  # Litestar turns the q of `Accept` into a whole number, and `q=inf` is a float to it
+        return JSON
 
 
 def _encode(data: object) -> bytes:
@@ -405,7 +437,7 @@ def _on_unauthenticated(request: Request[Any, Any, Any], error: Unauthenticated)
 
 
 def _on_strawberry_error(request: Request[Any, Any, Any], error: StrawberryHTTPException) -> Response[bytes]:
-    return _refuse(request, error.status_code, CODES.get(error.status_code, "BAD_REQUEST"), error.reason)
+    return _refuse(request, error.status_code, CODES.get(error.status_code, "BAD_REQUEST"), f"{error.reason}.")
 
 
 def _on_litestar_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
@@ -416,4 +448,4 @@ def _on_litestar_error(request: Request[Any, Any, Any], error: HTTPException) ->
 
 def _on_unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     logger.error("Unexpected failure at the GraphQL edge", exc_info=error)
-    return _refuse(request, 500, "INTERNAL_SERVER_ERROR", "Something went wrong on the server.")
+    return _refuse(request, 500, "INTERNAL_SERVER_ERROR", MASKED)

@@ -116,9 +116,7 @@ class Media(Node):
         return view(GeoPoint, root)
 
     @strawberry.field
-    async def entity(
-        self, root: Row, info: Info
-    ) -> Annotated[Entity, strawberry.lazy("graphql_schema.people")] | None:
+    async def entity(self, root: Row, info: Info) -> Annotated[Entity, strawberry.lazy("graphql_schema.people")] | None:
         found = await info.context.loaders.entities.load(root.entity) if root.entity else None
         return view(Any, found)
 
@@ -238,15 +236,15 @@ class MediaBatchResult:
     errors: list[UserError]
 
 
-@strawberry.type(
-    description="What became of each item, in the order given; one item's failure leaves the others be."
-)
+@strawberry.type(description="What became of each item, in the order given; one item's failure leaves the others be.")
 class MediaBatchPayload:
     results: list[MediaBatchResult]
     errors: list[UserError]
 
 
-async def each(info: Info, given: MediaIdsInput, work: Callable[[uuid.UUID], Awaitable[tables.Media]]) -> MediaBatchPayload:
+async def each(
+    info: Info, given: MediaIdsInput, work: Callable[[uuid.UUID], Awaitable[tables.Media]]
+) -> MediaBatchPayload:
     """One operation on each of some media, in their order."""
     try:
         signed_in(info.context.viewer)

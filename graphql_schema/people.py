@@ -24,9 +24,7 @@ from graphql_schema.scalars import FuzzyDate
 Row = strawberry.Parent[tables.Entity]
 
 
-@strawberry.interface(
-    description="Something that media belongs to. Access to its media follows from access to it."
-)
+@strawberry.interface(description="Something that media belongs to. Access to its media follows from access to it.")
 class Entity(Node):
     public_id: str = strawberry.field(description="Short and stable, for links: `PER-…`, `PRF-…`.")
     name: str

@@ -27,12 +27,8 @@ class ProcessingUpdate:
 
 @strawberry.type
 class Subscription:
-    @strawberry.subscription(
-        description="The present state at once, then every change; ends after READY or FAILED."
-    )
+    @strawberry.subscription(description="The present state at once, then every change; ends after READY or FAILED.")
     async def media_processing(self, info: Info, media_id: strawberry.ID) -> AsyncGenerator[ProcessingUpdate, None]:
-        async with aclosing(
-            progress.watch(info.context.services, info.context.viewer, known(media_id))
-        ) as updates:
+        async with aclosing(progress.watch(info.context.services, info.context.viewer, known(media_id))) as updates:
             async for update in updates:
                 yield view(ProcessingUpdate, update)

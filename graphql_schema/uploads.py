@@ -59,9 +59,7 @@ class UploadMutation:
         receipt, errors = await outcome(_receive(info, input.file, input, words))
         if receipt is None:
             return MediaPayload(media=None, errors=errors)
-        return MediaPayload(
-            media=view(Media, receipt.media), duplicate_of=view(Media, receipt.duplicate_of), errors=[]
-        )
+        return MediaPayload(media=view(Media, receipt.media), duplicate_of=view(Media, receipt.duplicate_of), errors=[])
 
     @strawberry.mutation
     async def upload_media_batch(self, info: Info, input: UploadMediaBatchInput) -> MediaBatchPayload:  # noqa: A002

@@ -80,6 +80,8 @@ def _jpeg(header: _Header) -> Size:
 
 
 def _png(header: _Header) -> Size:
+    if header.read(12, 4) != b"IHDR":
+        raise _MalformedError
     width, height = header.unpack(">II", 16)
     return width, height
 
@@ -151,6 +153,8 @@ def _tiff(header: _Header) -> Size:
 
 
 def _bmp(header: _Header) -> Size:
+    if header.read(0, 2) != b"BM":
+        raise _MalformedError
     (header_size,) = header.unpack("<I", 14)
     if header_size == 12:
         width, height = header.unpack("<HH", 18)

@@ -75,13 +75,13 @@ _GENERAL_BRANDS: Final = frozenset({b"mif1", b"msf1", b"3gp4", b"3gp5", b"3gp6",
 def _iso_base_media(head: bytes) -> FileType | None:
     """ISO/IEC 14496-12: a `ftyp` box names the major brand, and the others that a reader may go by."""
     size = int.from_bytes(head[:4])
-    if head[4:8] != b"ftyp" or size % 4 or not 16 <= size <= HEAD_BYTES:
+    if head[4:8] != b"ftyp" or size % 4 or not 16 <= size <= len(head):
         return None
     major = head[8:12]
     if major not in _GENERAL_BRANDS:
         return _of_brands({major})
     # `mif1` says "a picture" and `3gp4` "a film for phones": the compatible brands say what can play it.
-    return _of_brands({major, *(head[at : at + 4] for at in range(16, min(size, len(head)), 4))})
+    return _of_brands({major, *(head[at : at + 4] for at in range(16, size, 4))})
 
 
 def _of_brands(brands: set[bytes]) -> FileType | None:

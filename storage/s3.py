@@ -37,7 +37,7 @@ from storage.signing import (
 
 DELETE_BATCH = 1000  # S3's limit for one request
 BUFFERED_BYTES = 8 * 1024 * 1024  # a source below this is sent as bytes: one read, and nothing to go wrong midway
-DEADLINE_SECONDS = 30.0  # for one operation with its retries; while a file is sent, for each of its chunks
+DEFAULT_DEADLINE = timedelta(seconds=30)  # one read_timeout, and what retries of a quicker failure take
 READY_SECONDS = 5.0  # a health check that waits longer tells nothing
 MISSING = {"404", "NoSuchKey", "NotFound"}  # an answer to HEAD has no body: its status serves as the code
 
@@ -60,7 +60,15 @@ class S3Storage:
     name = "s3"
 
     def __init__(
-        self, client: Any, credentials: Any, *, bucket: str, region: str, public_url: str, window: SigningWindow
+        self,
+        client: Any,
+        credentials: Any,
+        *,
+        bucket: str,
+        region: str,
+        public_url: str,
+        window: SigningWindow,
+        deadline: timedelta,
     ) -> None:
         self.bucket = bucket
         self._client = client
@@ -68,6 +76,7 @@ class S3Storage:
         self._region = region
         self._public_url = public_url
         self._window = window
+        self._deadline = deadline.total_seconds()
         self._presigner = self._new_presigner(S3Credentials("", ""))
 
     @classmethod
@@ -81,11 +90,13 @@ class S3Storage:
         public_endpoint_url: str | None = None,
         lifetime: timedelta = DEFAULT_LIFETIME,
         window: timedelta = DEFAULT_WINDOW,
+        deadline: timedelta = DEFAULT_DEADLINE,
     ) -> AsyncIterator[Self]:
         """The storage, until the block is left. Credentials come by the usual AWS variables, files and roles.
 
         `endpoint_url` None is Amazon's. `public_endpoint_url` is written into signed URLs where clients reach the
-        storage by another address. Nothing is sent yet: `ready` and `ensure_bucket` find out whether it answers.
+        storage by another address. `deadline` is for one operation with its retries; while a large file is sent, for
+        each of its chunks. Nothing is sent yet: `ready` and `ensure_bucket` find out whether the storage answers.
         Raises StorageError when there are no credentials.
         """
         signing_window = SigningWindow(lifetime=lifetime, window=window)
@@ -103,6 +114,7 @@ class S3Storage:
                 region=region,
                 public_url=public_endpoint_url or client.meta.endpoint_url,
                 window=signing_window,
+                deadline=deadline,
             )
             with _failures("signing in"):
                 await storage._refresh_presigner()
@@ -112,9 +124,9 @@ class S3Storage:
         check_content_type(validate_key(key), content_type)
         body = await _body(source, size)
         with _failures(key):
-            async with asyncio.timeout(DEADLINE_SECONDS) as deadline:
+            async with asyncio.timeout(self._deadline) as timeout:
                 if isinstance(body, _FileBody):
-                    body.on_progress = lambda: deadline.reschedule(asyncio.get_running_loop().time() + DEADLINE_SECONDS)
+                    body.on_progress = lambda: timeout.reschedule(asyncio.get_running_loop().time() + self._deadline)
                 try:
                     answer = await self._client.put_object(
                         Bucket=self.bucket, Key=key, Body=body, ContentLength=size, ContentType=content_type
@@ -124,7 +136,7 @@ class S3Storage:
                     if isinstance(body, _FileBody) and body.mismatch:
                         raise body.mismatch from None
                     raise
-        return StoredObject(key, size, content_type, answer["ETag"], _date_of(answer))
+        return StoredObject(key, size, content_type, _quoted(answer["ETag"]), _date_of(answer))
 
     async def open(self, key: str, *, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         if start < 0 or (end is not None and end < 0):
@@ -154,7 +166,11 @@ class S3Storage:
         with _failures(key):
             answer = await self._call("head_object", Key=validate_key(key))
         return StoredObject(
-            key, answer["ContentLength"], answer["ContentType"], answer["ETag"], answer["LastModified"].astimezone(UTC)
+            key,
+            answer["ContentLength"],
+            answer["ContentType"],
+            _quoted(answer["ETag"]),
+            answer["LastModified"].astimezone(UTC),
         )
 
     async def delete(self, keys: Iterable[str]) -> None:
@@ -200,8 +216,8 @@ class S3Storage:
         url = self._presigner.url(validate_key(key), period=period, disposition=disposition, filename=filename)
         return SignedUrl(url, period.expires_at)
 
-    async def _call(self, operation: str, seconds: float = DEADLINE_SECONDS, **parameters: Any) -> dict[str, Any]:
-        async with asyncio.timeout(seconds):
+    async def _call(self, operation: str, seconds: float | None = None, **parameters: Any) -> dict[str, Any]:
+        async with asyncio.timeout(seconds or self._deadline):
             answer: dict[str, Any] = await getattr(self._client, operation)(Bucket=self.bucket, **parameters)
             return answer
 
@@ -287,7 +303,9 @@ def _listed(item: dict[str, Any]) -> StoredObject | None:
     """An object of ours; None for what somebody else has put into the bucket."""
     try:
         key = validate_key(item["Key"])
-        return StoredObject(key, item["Size"], content_type_of(key), item["ETag"], item["LastModified"].astimezone(UTC))
+        return StoredObject(
+            key, item["Size"], content_type_of(key), _quoted(item["ETag"]), item["LastModified"].astimezone(UTC)
+        )
     except InvalidKey:
         return None
 
@@ -296,6 +314,11 @@ def _date_of(answer: dict[str, Any]) -> datetime:
     """When the storage answered, by its own clock: a PUT is not told LastModified."""
     date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
     return parsedate_to_datetime(date).astimezone(UTC) if date else datetime.now(UTC)
+
+
+def _quoted(etag: str) -> str:
+    """In quotes, as in HTTP: rclone gives it so in a head, and bare in a listing."""
+    return f'"{etag.strip(chr(34))}"'
 
 
 def _code(error: ClientError) -> str:

@@ -33,8 +33,9 @@ QUIET = [
     "--window-size=1400,900",
 ]
 # Seconds: for a page on two busy cores; what is there at once is found at once.
-PATIENCE = 20.0
+PATIENCE = 6.0
 CTRL = 2
+ENTER = 13
 
 
 async def until(condition: Callable[[], Awaitable[T]]) -> T:
@@ -86,7 +87,9 @@ class Page:
 
     async def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression; a promise is awaited."""
-        answer = await self.send("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        answer = await self.send(
+            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True, userGesture=True
+        )
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
@@ -110,16 +113,19 @@ class Page:
         await self.send("Input.dispatchMouseEvent", type="mousePressed", **at)
         await self.send("Input.dispatchMouseEvent", type="mouseReleased", **at)
 
-    async def press(self, key: str, code: str, virtual_code: int, *, modifiers: int = 0, command: str = "") -> None:
-        stroke = {"key": key, "code": code, "windowsVirtualKeyCode": virtual_code, "modifiers": modifiers}
+    async def press(self, key: str, code: int, *, modifiers: int = 0, command: str = "") -> None:
+        """A key with its virtual code. `command` names what an editing shortcut does: headless, it does nothing."""
+        stroke = {"key": key, "windowsVirtualKeyCode": code, "modifiers": modifiers}
         await self.send("Input.dispatchKeyEvent", type="rawKeyDown", commands=[command] if command else [], **stroke)
         await self.send("Input.dispatchKeyEvent", type="keyUp", **stroke)
 
     async def replace_text(self, selector: str, text: str) -> None:
-        """Everything in an editor, as a person would: click, select all, paste."""
-        await self.click(selector)
-        await self.press("a", "KeyA", 65, modifiers=CTRL, command="selectAll")
-        await self.send("Input.insertText", text=text)
+        """All of a code editor's text. Pasted, since an editor that sees it typed adds closing brackets of its own."""
+        area = f"document.querySelector({json.dumps(selector)} + ' textarea')"
+        await self.wait_for(f"{area} && ({area}.focus(), document.activeElement === {area})")
+        await self.evaluate(f"navigator.clipboard.writeText({json.dumps(text)})")
+        await self.press("a", ord("A"), modifiers=CTRL)
+        await self.press("v", ord("V"), modifiers=CTRL, command="paste")
 
     async def choose_file(self, selector: str, *files: Path) -> None:
         found = await self.send("Runtime.evaluate", expression=f"document.querySelector({json.dumps(selector)})")
@@ -156,10 +162,15 @@ async def open_browser() -> AsyncIterator[Page]:
             async with connect(await _debugging_address(Path(profile)), max_size=None, proxy=None) as socket:
                 page = Page(socket)
                 listener = asyncio.create_task(page.listen())
+                await page.send(
+                    "Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"]
+                )
                 for domain in ("Page", "Runtime", "Log", "Network"):
                     await page.send(f"{domain}.enable")
-                yield page
-                listener.cancel()
+                try:
+                    yield page
+                finally:
+                    listener.cancel()
         finally:
             process.kill()
             await process.wait()

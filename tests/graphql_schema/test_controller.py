@@ -48,7 +48,7 @@ class Served:
 
     port: int
     scratch: Path
-    tokens: set[str] = field(default_factory=lambda: {"Bearer ann", "Bearer bob"})
+    tokens: set[str] = field(default_factory=set)
     allowed_origin: str = "https://family.example"
 
     async def authenticate(self, authorization: str | None) -> str | None:
@@ -59,10 +59,6 @@ class Served:
         if authorization not in self.tokens:
             raise Unauthenticated("The token is invalid or expired.")
         return authorization.removeprefix("Bearer ")
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/graphql"
 
     def spooled(self) -> list[str]:
         return [path.name for path in self.scratch.iterdir()]
@@ -79,7 +75,9 @@ class Received:
 
 def received(file: UploadedFile) -> Received:
     on_disk = [path.name for path in file.path.parent.iterdir()]
-    return Received(file.filename, file.size, file.sha256, file.too_large, on_disk)
+    return Received(
+        filename=file.filename, size=file.size, sha256=file.sha256, too_large=file.too_large, on_disk=on_disk
+    )
 
 
 @strawberry.type
@@ -129,7 +127,7 @@ def with_sessions_checked(served: Served) -> type[SchemaExtension]:
     class CheckSession(SchemaExtension):
         """What an application does on a socket: look at the session again for each operation."""
 
-        async def on_operation(self) -> AsyncIterator[None]:  # type: ignore[override]  # an async hook
+        async def on_operation(self) -> AsyncIterator[None]:
             context = self.execution_context.context
             context.viewer = await served.authenticate(context.authorization)
             yield
@@ -163,30 +161,34 @@ class Server(uvicorn.Server):
         yield  # they belong to pytest
 
 
-@pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[Served]:
+@pytest.fixture(scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
     listener = socket.create_server(("127.0.0.1", 0))
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    running = Served(listener.getsockname()[1], scratch)
+    running = Served(listener.getsockname()[1], tmp_path_factory.mktemp("scratch"))
     server = Server(uvicorn.Config(application(running), log_level="critical", lifespan="off"))
     task = asyncio.create_task(server.serve(sockets=[listener]))
     await until(lambda: server.started)
     yield running
-    assert running.spooled() == []
     server.should_exit = True
     await task
 
 
 @pytest.fixture
+def served(server: Served) -> Iterator[Served]:
+    server.tokens = {"Bearer ann", "Bearer bob"}
+    yield server
+    assert server.spooled() == []
+
+
+@pytest.fixture
 async def client(served: Served) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=served.url, trust_env=False) as opened:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.port}", trust_env=False) as opened:
         yield opened
 
 
 async def until(condition: Callable[[], bool], seconds: float = 5) -> None:
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  # a folder's content has no event
             await asyncio.sleep(0.002)
 
 
@@ -292,7 +294,7 @@ async def test_refusals(
     given.pop("method", None)
     given["headers"] = given["headers"] | SIGNED_IN
 
-    response = await client.request(method, "", **given)
+    response = await client.request(method, "/graphql", **given)
 
     assert refused_with(response, *answer).endswith(".")
     assert response.headers["content-type"] == "application/json; charset=utf-8"
@@ -300,42 +302,30 @@ async def test_refusals(
 
 
 async def test_what_is_allowed_is_said(client: httpx.AsyncClient) -> None:
-    assert (await client.put("")).headers["allow"] == "GET, POST"
-    assert (await client.get("", params={"query": "mutation { touch }"})).headers["allow"] == "POST"
-    said = refused_with(await client.post("", json={"query": "subscription { count(to: 1) }"}), *BAD)
+    assert (await client.put("/graphql")).headers["allow"] == "GET, POST"
+    assert (await client.get("/graphql", params={"query": "mutation { touch }"})).headers["allow"] == "POST"
+    said = refused_with(await client.post("/graphql", json={"query": "subscription { count(to: 1) }"}), *BAD)
     assert "graphql-transport-ws" in said
-
-
-async def test_a_json_body_without_a_length_is_bounded_while_it_comes(client: httpx.AsyncClient) -> None:
-    sent = 0
-
-    async def endless() -> AsyncIterator[bytes]:
-        nonlocal sent
-        yield b'{"query": "'
-        while sent < 1_000 * JSON_BYTES:
-            sent += 10_000
-            yield b"q" * 10_000
-            await asyncio.sleep(0)
-
-    response = await client.post("", content=endless(), headers=JSON_TYPE)
-    refused_with(response, 413, "PAYLOAD_TOO_LARGE")
 
 
 # ---------------------------------------------------------------- who asks
 
 
 async def test_nobody_is_anonymous_and_a_token_is_somebody(client: httpx.AsyncClient) -> None:
-    assert (await client.post("", json={"query": "{ viewer }"})).json() == {"data": {"viewer": None}}
-    signed_in = await client.post("", json={"query": "{ viewer }"}, headers=SIGNED_IN)
+    assert (await client.post("/graphql", json={"query": "{ viewer }"})).json() == {"data": {"viewer": None}}
+    signed_in = await client.post("/graphql", json={"query": "{ viewer }"}, headers=SIGNED_IN)
     assert signed_in.json() == {"data": {"viewer": "ann"}}
-    signed_out = await client.post("", json={"query": "{ viewer }"}, headers={"authorization": ""})
+    signed_out = await client.post("/graphql", json={"query": "{ viewer }"}, headers={"authorization": ""})
     assert signed_out.json() == {"data": {"viewer": None}}
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_a_bad_token_is_401(client: httpx.AsyncClient, method: str) -> None:
     response = await client.request(
-        method, "", params={"query": "{ viewer }"}, headers={"authorization": "Bearer old", "accept": GRAPHQL_RESPONSE}
+        method,
+        "/graphql",
+        params={"query": "{ viewer }"},
+        headers={"authorization": "Bearer old", "accept": GRAPHQL_RESPONSE},
     )
     assert refused_with(response, 401, "UNAUTHENTICATED") == "The token is invalid or expired."
     assert response.headers["www-authenticate"] == "Bearer"
@@ -343,24 +333,26 @@ async def test_a_bad_token_is_401(client: httpx.AsyncClient, method: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("header", "status"),
+    ("sent", "status"),
     [
-        (b"content-type: application/json\r\nauthorization: Bearer old\r\ncontent-length: 9", b"401"),
-        (b"content-type: application/json\r\ncontent-length: 50001", b"413"),
-        (b"content-type: text/plain\r\ncontent-length: 9", b"415"),
-        (b"content-type: multipart/form-data; boundary=B\r\ncontent-length: 9", b"400"),
+        (b"content-type: application/json\r\nauthorization: Bearer old\r\ncontent-length: 9\r\n\r\n", b"401"),
+        (b"content-type: application/json\r\ncontent-length: 50001\r\n\r\n", b"413"),
         (
-            b"content-type: multipart/form-data; boundary=B\r\nx-requested-with: x\r\ncontent-length: 10000001",
+            b"content-type: application/json\r\ntransfer-encoding: chunked\r\n\r\nc351\r\n" + b" " * 50_001 + b"\r\n",
+            b"413",
+        ),
+        (b"content-type: text/plain\r\ncontent-length: 9\r\n\r\n", b"415"),
+        (b"content-type: multipart/form-data; boundary=B\r\ncontent-length: 9\r\n\r\n", b"400"),
+        (
+            b"content-type: multipart/form-data; boundary=B\r\nx-requested-with: x\r\ncontent-length: 10000001\r\n\r\n",
             b"413",
         ),
     ],
-    ids=["token", "JSON too large", "type", "preflight", "multipart too large"],
+    ids=["token", "JSON said to be large", "JSON that is large", "type", "preflight", "multipart said to be large"],
 )
-async def test_what_the_headers_decide_is_answered_before_the_body(
-    served: Served, header: bytes, status: bytes
-) -> None:
+async def test_a_refusal_does_not_wait_for_the_rest_of_the_body(served: Served, sent: bytes, status: bytes) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
-    writer.write(b"POST /graphql HTTP/1.1\r\nhost: x\r\n" + header + b"\r\n\r\n")
+    writer.write(b"POST /graphql HTTP/1.1\r\nhost: x\r\n" + sent)
     async with asyncio.timeout(5):
         answered = await reader.readline()
     writer.close()
@@ -368,7 +360,7 @@ async def test_what_the_headers_decide_is_answered_before_the_body(
 
 
 async def test_an_unexpected_failure_is_masked(client: httpx.AsyncClient) -> None:
-    response = await client.post("", json={"query": "{ viewer }"}, headers={"authorization": "Bearer crash"})
+    response = await client.post("/graphql", json={"query": "{ viewer }"}, headers={"authorization": "Bearer crash"})
     assert "10.0.0.7" not in refused_with(response, 500, "INTERNAL_SERVER_ERROR")
 
 
@@ -395,7 +387,7 @@ async def test_the_media_type_is_the_clients_choice(
 ) -> None:
     del client.headers["accept"]
     headers = {} if accept is None else {"accept": accept}
-    response = await client.post("", json={"query": "{ viewer }"}, headers=headers)
+    response = await client.post("/graphql", json={"query": "{ viewer }"}, headers=headers)
     assert (response.status_code, response.json()) == (200, {"data": {"viewer": None}})
     assert response.headers["content-type"] == f"{answered}; charset=utf-8"
     assert response.headers["vary"] == "Accept"
@@ -412,15 +404,15 @@ async def test_the_media_type_is_the_clients_choice(
     ids=["syntax", "unknown field", "missing variable", "variable of another type"],
 )
 async def test_an_error_before_execution_has_no_data(client: httpx.AsyncClient, operation: dict[str, Any]) -> None:
-    modern = await client.post("", json=operation, headers={"accept": GRAPHQL_RESPONSE})
+    modern = await client.post("/graphql", json=operation, headers={"accept": GRAPHQL_RESPONSE})
     assert (modern.status_code, list(modern.json())) == (400, ["errors"])
-    old = await client.post("", json=operation, headers={"accept": "application/json"})
+    old = await client.post("/graphql", json=operation, headers={"accept": "application/json"})
     assert (old.status_code, list(old.json())) == (200, ["errors"])
 
 
 @pytest.mark.parametrize("accept", [GRAPHQL_RESPONSE, "application/json"])
 async def test_an_error_while_executing_has_null_for_data(client: httpx.AsyncClient, accept: str) -> None:
-    response = await client.post("", json={"query": "{ required }"}, headers={"accept": accept})
+    response = await client.post("/graphql", json={"query": "{ required }"}, headers={"accept": accept})
     assert response.status_code == 200
     assert response.json()["data"] is None
     assert response.json()["errors"][0]["path"] == ["required"]
@@ -428,18 +420,18 @@ async def test_an_error_while_executing_has_null_for_data(client: httpx.AsyncCli
 
 async def test_get_runs_queries(client: httpx.AsyncClient) -> None:
     query = "query Q($word: String!) { echo(word: $word) }"
-    response = await client.get("", params={"query": query, "variables": '{"word": "é"}', "operationName": "Q"})
+    response = await client.get("/graphql", params={"query": query, "variables": '{"word": "é"}', "operationName": "Q"})
     assert response.json() == {"data": {"echo": "é"}}
 
 
 async def test_a_batch_is_answered_in_order(client: httpx.AsyncClient) -> None:
-    response = await client.post("", json=[{"query": '{ echo(word: "a") }'}, {"query": "{ nothing }"}])
+    response = await client.post("/graphql", json=[{"query": '{ echo(word: "a") }'}, {"query": "{ nothing }"}])
     first, second = response.json()
     assert (response.status_code, first, list(second)) == (200, {"data": {"echo": "a"}}, ["errors"])
 
 
 async def test_keys_that_are_no_strings_are_answered(client: httpx.AsyncClient) -> None:
-    response = await client.post("", json={"query": "{ odd }"})
+    response = await client.post("/graphql", json={"query": "{ odd }"})
     assert response.json() == {"data": {"odd": {"1": "a key that is no string"}}}
 
 
@@ -447,7 +439,7 @@ async def test_requests_in_parallel_do_not_mix(client: httpx.AsyncClient) -> Non
     async def ask(number: int) -> None:
         accept = GRAPHQL_RESPONSE if number % 2 else "application/json"
         asked = {"query": f'{{ echo(word: "{number}") {"" if number % 3 else "nothing"} }}'}
-        response = await client.post("", json=asked, headers={"accept": accept})
+        response = await client.post("/graphql", json=asked, headers={"accept": accept})
         assert response.headers["content-type"].startswith(accept)
         if number % 3:
             assert response.json() == {"data": {"echo": str(number)}}
@@ -462,7 +454,7 @@ async def test_requests_in_parallel_do_not_mix(client: httpx.AsyncClient) -> Non
 
 async def test_an_uploaded_file_arrives(served: Served, client: httpx.AsyncClient) -> None:
     content = os.urandom(2_500_000)
-    response = await client.post("", **one_file(content, "C:\\Oma.jpg"), headers=SIGNED_IN)
+    response = await client.post("/graphql", **one_file(content, "C:\\Oma.jpg"), headers=SIGNED_IN)
     answered = response.json()["data"]["upload"]
     assert len(answered.pop("onDisk")) == 1
     assert answered == {
@@ -477,7 +469,7 @@ async def test_an_uploaded_file_arrives(served: Served, client: httpx.AsyncClien
 async def test_uploads_in_parallel_do_not_mix(served: Served, client: httpx.AsyncClient) -> None:
     async def upload(number: int) -> None:
         content = bytes([number]) * (200_000 + number)
-        response = await client.post("", **one_file(content, f"{number}.jpg"), headers=SIGNED_IN)
+        response = await client.post("/graphql", **one_file(content, f"{number}.jpg"), headers=SIGNED_IN)
         answered = response.json()["data"]["upload"]
         assert answered["filename"] == f"{number}.jpg"
         assert answered["sha256"] == hashlib.sha256(content).hexdigest()
@@ -493,7 +485,7 @@ async def test_a_file_too_large_leaves_the_others_of_its_batch(client: httpx.Asy
         f=("large.jpg", bytes(LIMITS.file_bytes + 1)),
         g=("small.jpg", b"x"),
     )
-    response = await client.post("", **sent, headers=SIGNED_IN)
+    response = await client.post("/graphql", **sent, headers=SIGNED_IN)
     assert response.json()["data"]["uploads"] == [
         {"filename": "large.jpg", "size": LIMITS.file_bytes + 1, "sha256": "", "tooLarge": True},
         {"filename": "small.jpg", "size": 1, "sha256": hashlib.sha256(b"x").hexdigest(), "tooLarge": False},
@@ -506,12 +498,12 @@ async def test_files_of_a_batch_of_operations(client: httpx.AsyncClient) -> None
         {"f": ["1.variables.file"]},
         f=("a.jpg", b"x"),
     )
-    response = await client.post("", **sent, headers=SIGNED_IN)
+    response = await client.post("/graphql", **sent, headers=SIGNED_IN)
     assert response.json()[1]["data"]["upload"]["filename"] == "a.jpg"
 
 
 async def test_a_string_is_no_upload(client: httpx.AsyncClient) -> None:
-    response = await client.post("", json={"query": UPLOAD, "variables": {"file": "a.jpg"}}, headers=SIGNED_IN)
+    response = await client.post("/graphql", json={"query": UPLOAD, "variables": {"file": "a.jpg"}}, headers=SIGNED_IN)
     assert list(response.json()) == ["errors"]
     assert "An Upload is a file part" in response.json()["errors"][0]["message"]
 
@@ -527,40 +519,26 @@ async def test_a_string_is_no_upload(client: httpx.AsyncClient) -> None:
     ],
 )
 async def test_a_form_needs_a_header_that_other_sites_cannot_send(client: httpx.AsyncClient, header: str) -> None:
-    said = refused_with(await client.post("", **form({"query": "mutation { touch }"}, {})), *BAD)
+    said = refused_with(await client.post("/graphql", **form({"query": "mutation { touch }"}, {})), *BAD)
     assert "apollo-require-preflight" in said
 
-    response = await client.post("", **form({"query": "{ viewer }"}, {}), headers={header: "Bearer bob"})
+    response = await client.post("/graphql", **form({"query": "{ viewer }"}, {}), headers={header: "Bearer bob"})
     assert response.json() == {"data": {"viewer": "bob" if header == "authorization" else None}}
 
 
-@pytest.mark.parametrize(("headers", "written"), [(SIGNED_IN, 1), ({"x-requested-with": "x"}, 0)])
-async def test_of_an_anonymous_caller_nothing_is_written(
-    served: Served, client: httpx.AsyncClient, headers: dict[str, str], written: int
-) -> None:
-    """Looked at while the body still comes: 2 of 2.5 MB are sent, the rest only when the server has taken them."""
-    request = client.build_request("POST", "", **one_file(bytes(2_500_000)))
-    content = request.read()
-
-    async def slowly() -> AsyncIterator[bytes]:
-        yield content[:2_000_000]
-        if written:
-            await until(lambda: len(served.spooled()) == written)
-        else:
-            for _ in range(100):
-                await asyncio.sleep(0.001)
-                assert served.spooled() == []
-        yield content[2_000_000:]
-
-    response = await client.post(
-        "", content=slowly(), headers={**headers, "content-type": request.headers["content-type"]}
-    )
+async def test_of_an_anonymous_caller_nothing_is_ever_written(served: Served, client: httpx.AsyncClient) -> None:
+    os.utime(served.scratch, (0, 0))  # any file that is made in it, and be it for a moment, changes this
+    response = await client.post("/graphql", **one_file(bytes(2_500_000)), headers={"x-requested-with": "x"})
     answered = response.json()["data"]["upload"]
-    assert (answered["size"], len(answered["onDisk"])) == (2_500_000, written)
+    assert (answered["size"], answered["sha256"], answered["onDisk"]) == (2_500_000, "", [])
+    assert served.scratch.stat().st_mtime == 0
+
+    await client.post("/graphql", **one_file(), headers=SIGNED_IN)
+    assert served.scratch.stat().st_mtime != 0
 
 
 async def test_a_body_cut_off_leaves_nothing(served: Served, client: httpx.AsyncClient) -> None:
-    request = client.build_request("POST", "", **one_file(bytes(2_500_000)))
+    request = client.build_request("POST", "/graphql", **one_file(bytes(2_500_000)))
     content = request.read()
     head = "POST /graphql HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ann\r\n" + "".join(
         f"{name}: {request.headers[name]}\r\n" for name in ("content-type", "content-length")
@@ -573,7 +551,7 @@ async def test_a_body_cut_off_leaves_nothing(served: Served, client: httpx.Async
     writer.close()
 
     await until(lambda: served.spooled() == [])
-    assert (await client.post("", json={"query": "{ viewer }"})).status_code == 200
+    assert (await client.post("/graphql", json={"query": "{ viewer }"})).status_code == 200
 
 
 # ---------------------------------------------------------------- sockets
@@ -599,7 +577,7 @@ async def messages(connection: ClientConnection, operation: Any) -> list[Any]:
 
 
 async def closed_with(connection: ClientConnection) -> int:
-    with pytest.raises(ConnectionClosed):
+    with contextlib.suppress(ConnectionClosed):
         while True:
             await connection.recv()
     assert connection.close_code is not None
@@ -652,6 +630,17 @@ async def test_a_session_that_ends_is_seen_on_an_open_socket(served: Served) -> 
         (answer,) = await messages(connection, {"query": "{ viewer }"})
         assert answer["type"] == "error"
         assert answer["payload"][0]["message"] == "The token is invalid or expired."
+        assert answer["payload"][0]["extensions"] == {"code": "UNAUTHENTICATED"}
+
+
+async def test_an_unexpected_failure_on_a_socket_is_masked(served: Served) -> None:
+    async with opened(served, {"authorization": "Bearer ann"}) as connection:
+        await connection.recv()
+        served.tokens = None  # type: ignore[assignment]  # looking into it fails
+        (answer,) = await messages(connection, {"query": "{ viewer }"})
+        assert answer["type"] == "error"
+        assert answer["payload"][0]["message"] == "Something went wrong on our side."
+        assert answer["payload"][0]["extensions"] == {"code": "INTERNAL_SERVER_ERROR"}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Pictures for the tests: four quadrants of known colours, in any format, with any metadata."""
 
 import io
+import struct
+import zlib
 from typing import Any, Final
 
 from PIL import ExifTags, Image, ImageCms
@@ -65,9 +67,7 @@ def corners(image: Image.Image) -> list[Colour]:
 
 def close(found: list[Colour], expected: tuple[Colour, ...], tolerance: int = 12) -> bool:
     """Whether all channels agree but for what lossy encoding does."""
-    return all(
-        abs(a - b) <= tolerance for f, e in zip(found, expected, strict=True) for a, b in zip(f, e, strict=True)
-    )
+    return all(abs(a - b) <= tolerance for f, e in zip(found, expected, strict=True) for a, b in zip(f, e, strict=True))
 
 
 def exif(orientation: int = 1, **camera: Any) -> Image.Exif:
@@ -79,9 +79,9 @@ def exif(orientation: int = 1, **camera: Any) -> Image.Exif:
     return tags
 
 
-def with_place(tags: Image.Exif, latitude: Any, north: Any, longitude: Any, east: Any) -> Image.Exif:
-    gps = tags.get_ifd(ExifTags.IFD.GPSInfo)
-    gps.update({1: north, 2: latitude, 3: longitude and east, 4: longitude})
+def with_place(tags: Image.Exif, latitude: tuple[Any, str], longitude: tuple[Any, str]) -> Image.Exif:
+    """Adds coordinates: degrees, minutes and seconds, and the hemisphere."""
+    tags.get_ifd(ExifTags.IFD.GPSInfo).update({1: latitude[1], 2: latitude[0], 3: longitude[1], 4: longitude[0]})
     return tags
 
 
@@ -93,3 +93,8 @@ def swapping_profile() -> bytes:
     red, green = tags[b"rXYZ"], tags[b"gXYZ"]
     profile[red : red + 4], profile[green : green + 4] = b"gXYZ", b"rXYZ"
     return bytes(profile)
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """Of a PNG."""
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))

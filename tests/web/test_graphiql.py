@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from app.pages import GRAPHIQL
-from tests.browser import CHROMIUM, CTRL, Page, open_browser
+from tests.browser import CHROMIUM, CTRL, ENTER, Page, open_browser
 from tests.web.server import serve
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
@@ -35,15 +36,26 @@ class GraphiQL:
 
     async def set_headers(self, **headers: str) -> None:
         await self.page.click("[data-name=headers]")
-        await self.page.replace_text(HEADERS, json.dumps(headers))
+        await self._fill(HEADERS, json.dumps(headers))
 
     async def set_variables(self, **variables: Any) -> None:
         await self.page.click("[data-name=variables]")
-        await self.page.replace_text(VARIABLES, json.dumps(variables))
+        await self._fill(VARIABLES, json.dumps(variables))
 
     async def run(self, operation: str) -> None:
-        await self.page.replace_text(OPERATION, operation)
-        await self.page.press("Enter", "Enter", 13, modifiers=CTRL)
+        """An operation with a name of its own: once that is the tab's title, the page has taken note of the text."""
+        await self._fill(OPERATION, operation)
+        name = re.split(r"\W+", operation)[1]
+        await self.page.wait_for(f"document.querySelector('.graphiql-tab').innerText.trim() === '{name}'")
+        await self.page.press("Enter", ENTER, modifiers=CTRL)
+
+    async def _fill(self, selector: str, text: str) -> None:
+        await self.page.replace_text(selector, text)
+        await self.shows(selector, text)
+
+    async def headers_show(self, text: str) -> None:
+        await self.page.click("[data-name=headers]")  # a hidden editor draws one line
+        await self.shows(HEADERS, text)
 
     async def shows(self, selector: str, text: str) -> None:
         """Waits until an editor holds this, spaces and line ends aside."""
@@ -81,18 +93,18 @@ async def test_it_opens_with_the_worked_example(graphiql: GraphiQL) -> None:
 
 async def test_a_query_carries_the_headers_of_the_editor(graphiql: GraphiQL) -> None:
     await graphiql.set_headers(Authorization="Bearer typed")
-    await graphiql.run('{ header(name: "authorization") }')
+    await graphiql.run('query Header { header(name: "authorization") }')
     await graphiql.shows(RESPONSE, '{"data": {"header": "Bearer typed"}}')
 
 
 async def test_a_subscription_carries_them_in_connection_init(graphiql: GraphiQL) -> None:
     await graphiql.set_headers(Authorization="Bearer typed")
-    await graphiql.run("subscription { connection }")
+    await graphiql.run("subscription First { connection }")
     await graphiql.shows(RESPONSE, '{"data": {"connection": {"authorization": "Bearer typed"}}}')
 
     await graphiql.page.click(".graphiql-execute-button")  # stops it
     await graphiql.set_headers(Authorization="Bearer another")
-    await graphiql.run("subscription { connection }")
+    await graphiql.run("subscription Second { connection }")
     await graphiql.shows(RESPONSE, '{"data": {"connection": {"authorization": "Bearer another"}}}')
 
 
@@ -105,7 +117,7 @@ async def test_chosen_files_are_sent_where_the_variables_name_them(graphiql: Gra
     await graphiql.page.choose_file(".heirloom-files input", *(tmp_path / name for name in files))
 
     await graphiql.set_variables(files=["file:2", "file:one.jpg"], unused="file:9")
-    await graphiql.run("mutation ($files: [Upload!]!) { upload(files: $files) }")
+    await graphiql.run("mutation Send($files: [Upload!]!) { upload(files: $files) }")
 
     received = [f"{name} {hashlib.sha256(files[name]).hexdigest()}" for name in ("two.jpg", "one.jpg")]
     await graphiql.shows(RESPONSE, json.dumps({"data": {"upload": received}}))
@@ -113,36 +125,37 @@ async def test_chosen_files_are_sent_where_the_variables_name_them(graphiql: Gra
 
 async def test_a_file_that_is_not_chosen_is_said_before_anything_is_sent(graphiql: GraphiQL) -> None:
     await graphiql.set_variables(files=["file:1"])
-    await graphiql.run("mutation ($files: [Upload!]!) { upload(files: $files) }")
+    await graphiql.run("mutation Send($files: [Upload!]!) { upload(files: $files) }")
     await graphiql.shows(RESPONSE, r'"The variables name \"file:1\", which is not chosen: add it under Files')
 
 
 async def test_an_answer_fills_in_what_the_next_step_needs(graphiql: GraphiQL) -> None:
-    login = 'mutation {{ login(token: "{}", person: "{}") {{ accessToken person {{ id }} }} }}'
+    login = 'mutation Login{} {{ login(token: "{}", person: "{}") {{ accessToken person {{ id }} }} }}'
     await graphiql.set_variables(person="", other="")
 
-    await graphiql.run(login.format("first", "p1"))
+    await graphiql.run(login.format(1, "first", "p1"))
     await graphiql.shows(VARIABLES, '"person": "p1", "other": ""')
-    await graphiql.shows(HEADERS, '{"Authorization": "Bearer first"}')
+    await graphiql.headers_show('{"Authorization": "Bearer first"}')
 
-    await graphiql.run(login.format("second", "p2"))
+    await graphiql.run(login.format(2, "second", "p2"))
+    await graphiql.page.click("[data-name=variables]")
     await graphiql.shows(VARIABLES, '"person": "p2", "other": ""')
-    await graphiql.shows(HEADERS, '{"Authorization": "Bearer second"}')
+    await graphiql.headers_show('{"Authorization": "Bearer second"}')
     remembered = await graphiql.page.evaluate("JSON.stringify(localStorage) + JSON.stringify(sessionStorage)")
     assert "Bearer" not in remembered
 
     # What a person typed is theirs.
     await graphiql.set_headers(Authorization="Bearer typed")
     await graphiql.set_variables(person="typed")
-    await graphiql.run(login.format("third", "p3"))
+    await graphiql.run(login.format(3, "third", "p3"))
     await graphiql.shows(RESPONSE, '"accessToken": "third"')
-    await graphiql.shows(HEADERS, '{"Authorization": "Bearer typed"}')
     await graphiql.shows(VARIABLES, '{"person": "typed"}')
+    await graphiql.headers_show('{"Authorization": "Bearer typed"}')
 
 
 async def test_a_refused_socket_says_why_and_a_carried_token_goes(graphiql: GraphiQL) -> None:
-    await graphiql.run('mutation { login(token: "expired", person: "") { accessToken } }')
-    await graphiql.shows(HEADERS, "Bearer expired")
-    await graphiql.run("subscription { connection }")
+    await graphiql.run('mutation Login { login(token: "expired", person: "") { accessToken } }')
+    await graphiql.headers_show("Bearer expired")
+    await graphiql.run("subscription Second { connection }")
     await graphiql.shows(RESPONSE, "The socket was closed: 4403 Forbidden. Look at the token under Headers.")
-    await graphiql.shows(HEADERS, "{}")
+    await graphiql.headers_show("{}")

@@ -29,8 +29,8 @@ export function createFetcher(events: FetcherEvents): Fetcher {
       return subscribeOverSocket(operation, headers, refused);
     }
     try {
-      const { variables: plain, files } = takeFiles(operation.variables);
-      const result = await sendOverHttp({ ...operation, variables: plain }, files, headers, refused);
+      const { files, ...request } = takeFiles(operation);
+      const result = await sendOverHttp(request, files, headers, refused);
       if (definition?.operation === OperationTypeNode.MUTATION) {
         events.dispatchEvent(new CustomEvent("answered", { detail: result.data ?? null }));
       }

@@ -44,10 +44,10 @@ export interface Placed {
 }
 
 /**
- * Variables with `null` in place of every reference to a file, and those files.
+ * The operation with `null` in its variables in place of every reference to a file, and those files.
  * @throws Error when a reference names no chosen file.
  */
-export function takeFiles(variables: unknown): { variables: unknown; files: Placed[] } {
+export function takeFiles<T extends { variables: object }>(operation: T): T & { files: Placed[] } {
   const files: Placed[] = [];
   const walk = (value: unknown, path: string): unknown => {
     const name = typeof value === "string" && REFERENCE.exec(value)?.[1];
@@ -58,10 +58,9 @@ export function takeFiles(variables: unknown): { variables: unknown; files: Plac
     if (Array.isArray(value)) {
       return value.map((item, index) => walk(item, `${path}.${index}`));
     }
-    if (value && typeof value === "object") {
-      return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, walk(item, `${path}.${key}`)]));
-    }
-    return value;
+    return value && typeof value === "object" ? walkObject(value, path) : value;
   };
-  return { variables: walk(variables, "variables"), files };
+  const walkObject = (value: object, path: string): object =>
+    Object.fromEntries(Object.entries(value).map(([key, item]) => [key, walk(item, `${path}.${key}`)]));
+  return { ...operation, variables: walkObject(operation.variables, "variables"), files };
 }

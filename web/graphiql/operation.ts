@@ -14,11 +14,11 @@ export function findOperation(query: string, name?: string | null): OperationDef
   return name ? operations.find((node) => node.name?.value === name) : operations[0];
 }
 
-/** Only what the operation declares: the variables editor serves every operation of the document. */
-export function variablesOf(operation: OperationDefinitionNode | undefined, variables: unknown): unknown {
-  if (!operation || !variables || typeof variables !== "object") {
-    return variables;
-  }
-  const declared = new Set(operation.variableDefinitions?.map((definition) => definition.variable.name.value));
+/**
+ * Only what the operation declares: the variables editor serves every operation of the document. Nothing where the
+ * operation is unknown, so that a slip in the document is not told as a file that is missing.
+ */
+export function variablesOf(operation: OperationDefinitionNode | undefined, variables: object = {}): object {
+  const declared = new Set(operation?.variableDefinitions?.map((definition) => definition.variable.name.value));
   return Object.fromEntries(Object.entries(variables).filter(([name]) => declared.has(name)));
 }

@@ -1,0 +1,35 @@
+"""The database brought up to date: schema and bookkeeping in one transaction, one process at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from typing import Final
+
+from piccolo.apps.migrations.commands.forwards import ForwardsMigrationManager
+
+from app.piccolo_app import APP_NAME
+from app.piccolo_conf import DB
+
+logger = logging.getLogger(__name__)
+
+# Any number, the same for all processes: whoever comes second waits, and finds the work done.
+LOCK: Final = 0x4865_6972_6C6F_6F6D  # "Heirloom"
+
+
+class MigrationError(Exception):
+    """The database could not be brought up to date, and is as it was."""
+
+
+async def migrate() -> None:
+    """Run the migrations that haven't run yet. Needs an open engine. Raises MigrationError."""
+    said = io.StringIO()
+    async with DB.transaction() as transaction:
+        await transaction.connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
+        # Piccolo tells what it does by printing.
+        with contextlib.redirect_stdout(said):
+            result = await ForwardsMigrationManager(app_name=APP_NAME).run()
+        if not result.success:
+            raise MigrationError(result.message or said.getvalue())
+    logger.debug("%s", said.getvalue())

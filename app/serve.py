@@ -1,0 +1,141 @@
+"""`heirloom serve`: the API process, and on the laptop shape the worker and the database below it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from typing import Final
+
+import uvicorn
+
+from app.embedded import EmbeddedPostgres, address
+from app.main import create_app
+from app.migrate import migrate
+from app.settings import Settings
+from app.wiring import open_services
+from processing.lifeline import die_with
+
+logger = logging.getLogger(__name__)
+
+GRACE_SECONDS: Final = 5  # for requests, and then sockets, when the server stops
+WORKER_GRACE_SECONDS: Final = 20.0  # for the pictures at hand
+RESTART_SECONDS: Final = (0.2, 1.0, 5.0, 15.0)  # a worker that dies at once, again and again, is not hurried
+LIVED_WELL_SECONDS: Final = 30.0
+SOCKET_MESSAGE_BYTES: Final = 1024 * 1024
+
+
+@contextmanager
+def database(settings: Settings) -> Iterator[str]:
+    """The address of the database; the embedded one runs as long as the block."""
+    if settings.database_url is not None:
+        yield settings.database_url
+        return
+    server = EmbeddedPostgres(settings.data_dir, binaries=settings.pg_bin)
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+def database_address(settings: Settings) -> str:
+    """The address of a database that somebody else runs. Raises EmbeddedPostgresError."""
+    return settings.database_url or address(settings.data_dir)
+
+
+async def serve(settings: Settings, dsn: str, *, with_worker: bool) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    async with open_services(settings, dsn=dsn) as services:
+        await migrate()
+        await services.hub.start()
+        server = Server(_config(settings, create_app(services)))
+        try:
+            if with_worker:
+                async with _worker():
+                    await server.run_until_stopped()
+            else:
+                await server.run_until_stopped()
+        finally:
+            await services.hub.stop()
+
+
+class Server(uvicorn.Server):
+    """Leaves the signals to us: uvicorn raises them again after its own shutdown, before ours."""
+
+    async def run_until_stopped(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        await self._serve()
+
+    def _stop(self) -> None:
+        self.force_exit, self.should_exit = self.should_exit, True
+
+
+def _config(settings: Settings, app: object) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]  # an ASGI application, as Litestar types it
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        proxy_headers=False,  # it would trust X-Forwarded-For from whoever is on this machine
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        ws="websockets-sansio",
+        ws_max_size=SOCKET_MESSAGE_BYTES,
+        ws_per_message_deflate=False,  # half the memory of a socket, for messages of a few hundred bytes
+    )
+
+
+@asynccontextmanager
+async def _worker() -> AsyncIterator[None]:
+    """A worker beside the server, started again whenever it dies."""
+    supervision = asyncio.create_task(_supervise(), name="worker-supervision")
+    try:
+        yield
+    finally:
+        supervision.cancel()
+        await asyncio.gather(supervision, return_exceptions=True)
+
+
+async def _supervise() -> None:
+    deaths = 0
+    while True:
+        began = time.monotonic()
+        await _run_worker()
+        deaths = 0 if time.monotonic() - began > LIVED_WELL_SECONDS else deaths
+        delay = RESTART_SECONDS[min(deaths, len(RESTART_SECONDS) - 1)]
+        logger.error("The worker has died; the next one starts in %.1f s.", delay)
+        deaths += 1
+        await asyncio.sleep(delay)
+
+
+async def _run_worker() -> None:
+    # A session of its own, so that Ctrl-C reaches it through us, after the server has stopped.
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "app.cli",
+        "worker",
+        start_new_session=True,
+        preexec_fn=partial(die_with, os.getpid()),
+    )
+    try:
+        await process.wait()
+    except asyncio.CancelledError:
+        process.terminate()
+        try:
+            async with asyncio.timeout(WORKER_GRACE_SECONDS):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+        raise

@@ -1,0 +1,146 @@
+"""The processing process: takes jobs by priority, as many at once as there are decoders."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+import asyncpg
+from pgqueuer.db import AsyncpgDriver
+from pgqueuer.errors import PgqException, RetryRequested
+from pgqueuer.models import Job
+from pgqueuer.qm import QueueManager
+from pgqueuer.queries import Queries
+
+from app import ingest, jobs, trash
+from app.ingest import TryAgain
+from app.settings import Settings
+from app.wiring import Services, connect, open_services
+from processing.sandbox import Limits, Sandbox
+from storage.base import StorageError
+
+logger = logging.getLogger(__name__)
+
+# A killed worker's jobs are taken up again when they have not been heard of for so long.
+HEARTBEAT: Final = timedelta(seconds=4)
+# Without a notification (a listener may die unheard) the queue is looked at as often as this.
+LOOK_EVERY: Final = timedelta(seconds=2)
+# With all decoders busy and jobs waiting, how soon a place that has become free is seen.
+LOOK_WHEN_FULL: Final = timedelta(milliseconds=20)
+REBUILD_SECONDS: Final = 1.0
+ERASE_RETRY: Final = timedelta(seconds=30)
+PRUNE_SECONDS: Final = 3600
+# Finished jobs are kept for a look back; their counts a little longer.
+PRUNE: Final = """
+    DELETE FROM pgqueuer_log WHERE created < now() - interval '1 day';
+    DELETE FROM pgqueuer_statistics WHERE created < now() - interval '7 days';
+"""
+
+
+async def run(settings: Settings, dsn: str) -> None:
+    """Work until SIGTERM or SIGINT; what runs then is finished."""
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    _empty(settings)
+    async with open_services(settings, dsn=dsn) as services, _sandbox(settings) as sandbox:
+        logger.info("The worker is ready.")
+        while not stopping.is_set():
+            try:
+                await _take_jobs(services, sandbox, dsn, stopping)
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, PgqException) as error:
+                logger.warning("The queue's connection was lost and is built anew: %r", error)
+            if not stopping.is_set():
+                await asyncio.sleep(REBUILD_SECONDS)
+
+
+def decoders(settings: Settings) -> int:
+    return settings.processes or os.cpu_count() or 1
+
+
+@asynccontextmanager
+async def _sandbox(settings: Settings) -> AsyncIterator[Sandbox]:
+    limits = Limits(
+        seconds=settings.processing_timeout.total_seconds(),
+        memory_bytes=settings.processing_memory,
+        pixels=settings.max_pixels,
+    )
+    sandbox = Sandbox(limits, decoders(settings))
+    try:
+        yield sandbox
+    finally:
+        await sandbox.close()
+
+
+def _empty(settings: Settings) -> None:
+    """Whatever a killed worker left: the folder is ours alone."""
+    shutil.rmtree(settings.worker_scratch_dir, ignore_errors=True)
+    settings.worker_scratch_dir.mkdir(parents=True, mode=0o700)
+
+
+async def _take_jobs(services: Services, sandbox: Sandbox, dsn: str, stopping: asyncio.Event) -> None:
+    """Until the connection is lost or `stopping` is set."""
+    connection = await connect(dsn)
+    try:
+        manager = _manager(services, sandbox, connection)
+        async with asyncio.TaskGroup() as tasks:
+            stop = tasks.create_task(_shut_down(manager, stopping))
+            prune = tasks.create_task(_prune(dsn))
+            try:
+                await manager.run(
+                    dequeue_timeout=LOOK_EVERY,
+                    batch_size=1,  # one at a time, so that an avatar need not wait for what was taken with it
+                    max_concurrent_tasks=decoders(services.settings) + 1,  # one is fetched or stored meanwhile
+                    shutdown_on_listener_failure=True,
+                    heartbeat_timeout=HEARTBEAT,
+                )
+            finally:
+                stop.cancel()
+                prune.cancel()
+    finally:
+        connection.terminate()
+
+
+def _manager(services: Services, sandbox: Sandbox, connection: asyncpg.Connection) -> QueueManager:
+    manager = QueueManager(Queries(AsyncpgDriver(connection)))
+    manager.min_dequeue_poll_interval = LOOK_WHEN_FULL
+
+    @manager.entrypoint(jobs.INGEST, on_failure="hold")
+    async def take_in(job: Job) -> None:
+        try:
+            await ingest.process(services, sandbox, UUID(jobs.payload(job)["media"]))
+        except TryAgain as again:
+            raise RetryRequested(delay=again.delay) from again
+
+    @manager.entrypoint(jobs.ERASE, on_failure="hold")
+    async def erase(job: Job) -> None:
+        try:
+            await trash.erase(services.storage, jobs.payload(job)["keys"])
+        except StorageError as error:
+            logger.warning("Bytes could not be erased, and will be later: %r", error)
+            raise RetryRequested(delay=ERASE_RETRY) from error
+
+    return manager
+
+
+async def _shut_down(manager: QueueManager, stopping: asyncio.Event) -> None:
+    await stopping.wait()
+    manager.shutdown.set()
+
+
+async def _prune(dsn: str) -> None:
+    while True:
+        connection = await connect(dsn)
+        try:
+            await connection.execute(PRUNE)
+        finally:
+            await connection.close()
+        await asyncio.sleep(PRUNE_SECONDS)
