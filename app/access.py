@@ -51,9 +51,7 @@ def changeable_media(viewer: Viewer) -> Combinable:
     """Its owner, the owner of what it belongs to, and admins."""
     if viewer.is_admin:
         return EVERYTHING
-    return (Media.owner == viewer.id) | Media.entity.is_in(
-        Entity.select(Entity.id).where(Entity.owner == viewer.id)  # type: ignore[arg-type]  # a subquery is fine here
-    )
+    return (Media.owner == viewer.id) | Media.entity.is_in(Entity.select(Entity.id).where(Entity.owner == viewer.id))
 
 
 def public_media() -> Combinable:

@@ -88,7 +88,7 @@ def _migrate(_: argparse.Namespace) -> None:
     _with_database(_migrated)
 
 
-async def _migrated(settings: Settings, dsn: str) -> None:
+async def _migrated(_: Settings, dsn: str) -> None:
     from app.migrate import migrate  # noqa: PLC0415
     from app.piccolo_conf import DB  # noqa: PLC0415
 
@@ -146,11 +146,9 @@ def _run(work: Awaitable[None]) -> None:
     async def awaited() -> None:
         await work
 
-    try:
-        from uvloop import new_event_loop  # noqa: PLC0415 - see above
-    except ImportError:  # Windows has none
-        from asyncio import new_event_loop  # noqa: PLC0415
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    import uvloop  # noqa: PLC0415 - see above
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(awaited())
 
 

@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Final, NoReturn, TypeVar, cast
+from typing import Any, Final, Literal, NoReturn, TypeVar, cast
 
 import asyncpg
 import orjson
@@ -85,7 +85,7 @@ class HeirloomTransaction(PostgresTransaction):
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool:
+    ) -> Literal[False]:
         # Stock gives back and resets after commit or rollback, so not when these raise: the connection is lost to the
         # pool, and whatever the task writes from then on is never committed. Not reset(token), which raises when an
         # async generator is closed in another context than it ran in.

@@ -80,7 +80,7 @@ async def change(viewer: Viewer, kind: EntityKind, entity_id: uuid.UUID, changes
 
 
 async def delete(
-    viewer: Viewer, kind: EntityKind, entity_id: uuid.UUID, *, with_them: Query | None = None
+    viewer: Viewer, kind: EntityKind, entity_id: uuid.UUID, *, with_them: Query[Any, Any] | None = None
 ) -> uuid.UUID:
     """The entity goes, and those that `with_them` selects; their media go into the trash.
 

@@ -1,3 +1,4 @@
+# ruff: noqa: S608 - the statements are put together from constants of this file
 """What happened: an append-only table, and one hub a process that tells its subscribers.
 
 A writer inserts in its own transaction; the NOTIFY beside it says "look" and nothing else. The hub listens and also

@@ -11,6 +11,7 @@ from typing import Any
 from litestar import Request, Response, Router, route
 from litestar.background_tasks import BackgroundTask
 from litestar.enums import HttpMethod
+from litestar.params import FromPath
 from litestar.response import Stream
 
 from storage.base import InvalidKey, InvalidSignature, ObjectNotFound, StorageUnavailable, StoredObject
@@ -35,7 +36,7 @@ ALWAYS = {
 }
 
 
-class RangeNotSatisfiable(Exception):  # noqa: N818 - named as RFC 9110 names it
+class RangeNotSatisfiable(Exception):
     """A well-formed range of which the object holds not one byte."""
 
 
@@ -43,9 +44,9 @@ def file_routes(storage: LocalStorage) -> Router:
     """GET and HEAD of `/files/{key}` for the URLs that `storage.presign_get` makes."""
 
     @route("/{key:path}", http_method=[HttpMethod.GET, HttpMethod.HEAD], include_in_schema=False)
-    async def serve_file(request: Request[Any, Any, Any], key: str) -> Response[Any]:
+    async def serve_file(request: Request[Any, Any, Any], key: FromPath[str]) -> Response[Any]:
         now = datetime.now(UTC)
-        key = str(key).removeprefix("/")
+        key = key.removeprefix("/")
         try:
             # A URL signed for GET also answers HEAD, which tells less.
             access = storage.signer.verify("GET", key, request.query_params, now=now)

@@ -37,7 +37,7 @@ MAY_PASS: Final = {FailureCode.CRASHED, FailureCode.STORAGE}
 FIRST_RETRY: Final = timedelta(seconds=1)  # doubled at each attempt
 
 
-class TryAgain(Exception):  # noqa: N818 - a request to the queue, not an error
+class TryAgain(Exception):
     """This attempt came to nothing; another is due after `delay`."""
 
     def __init__(self, delay: timedelta) -> None:
@@ -114,7 +114,7 @@ async def _reach(media: Media, stage: Stage) -> None:
 
 async def _fetch(services: Services, media: Media, path: Path) -> None:
     try:
-        with path.open("xb") as file:  # noqa: ASYNC230 - the writes are small, and go to the page cache
+        with path.open("xb") as file:
             async with aclosing(services.storage.open(media.storage_key)) as chunks:
                 async for chunk in chunks:
                     file.write(chunk)
@@ -215,4 +215,5 @@ async def _queue_again(media: Media) -> None:
 
 
 def _delay(media: Media) -> timedelta:
-    return FIRST_RETRY * 2 ** (media.processing_attempts - 1)
+    doublings: int = media.processing_attempts - 1
+    return timedelta(seconds=FIRST_RETRY.total_seconds() * 2**doublings)

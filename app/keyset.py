@@ -103,6 +103,7 @@ async def page(
     found = [hydrate(table, row) for row in await query]
 
     async def count() -> int:
-        return await table.count().where(where)
+        counted: int = await table.count().where(where)
+        return counted
 
     return Page(found[:size], order, has_next=len(found) > size, has_previous=after is not None, count=count)

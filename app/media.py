@@ -10,6 +10,7 @@ from functools import reduce
 from operator import and_
 from typing import Any, Final
 
+from piccolo.columns import Column
 from piccolo.columns.combination import WhereRaw
 from piccolo.custom_types import Combinable
 
@@ -28,7 +29,8 @@ from processing.kinds import MediaKind
 def _taken(missing: str) -> SortKey:
     # Not every picture knows when it was taken; those come last, whichever way the list runs.
     def value(row: Media) -> str:
-        return row.taken_at.isoformat() if row.taken_at else missing
+        taken_at: datetime | None = row.taken_at
+        return taken_at.isoformat() if taken_at else missing
 
     def parse(raw: Any) -> datetime | str:
         return raw if raw == missing else datetime.fromisoformat(raw)
@@ -145,7 +147,7 @@ async def variants_of(ids: Sequence[uuid.UUID]) -> list[Variant]:
 async def update(viewer: Viewer | None, media_id: uuid.UUID, changes: Mapping[str, Any]) -> Media:
     """What is in `changes` is set, None clears. Raises BadInput, NotFound or Forbidden."""
     who = signed_in(viewer)
-    values = {**_cleaned(changes), "updated_at": datetime.now(UTC)}
+    values: dict[Column | str, Any] = {**_cleaned(changes), "updated_at": datetime.now(UTC)}
     async with DB.transaction() as transaction:
         if values.get("is_primary"):
             await _yield_primary(who, media_id)
@@ -222,12 +224,12 @@ _CLEANERS: Final[dict[str, Any]] = {
     "title": lambda value: text.optional_line(value, "title", most=text.TITLE_LENGTH),
     "description": lambda value: text.prose(value, "description"),
     "alt_text": lambda value: text.prose(value, "alt_text"),
-    "tags": lambda value: text.tags(value),
+    "tags": text.tags,
     "sort_order": lambda value: value or 0,
     "is_primary": bool,
     "is_public": bool,
 }
 
 
-def _cleaned(changes: Mapping[str, Any]) -> dict[str, Any]:
+def _cleaned(changes: Mapping[str, Any]) -> dict[Column | str, Any]:
     return {key: _CLEANERS[key](value) for key, value in changes.items()}

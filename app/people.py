@@ -6,6 +6,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from piccolo.columns import Column
+
 from app import entities, text
 from app.access import Viewer, signed_in
 from app.db import hydrate
@@ -27,7 +29,7 @@ async def create(viewer: Viewer | None, *, name: str, **details: str | None) -> 
 
 async def update(viewer: Viewer | None, person_id: uuid.UUID, changes: Mapping[str, Any]) -> Entity:
     """What is in `changes` is set, None clears. Raises NotFound or Forbidden."""
-    details = _cleaned({key: value for key, value in changes.items() if key != "name"})
+    details: dict[Column | str, Any] = _cleaned({key: value for key, value in changes.items() if key != "name"})
     async with DB.transaction():
         entity = await entities.change(signed_in(viewer), EntityKind.PERSON, person_id, changes)
         if details:
@@ -46,7 +48,7 @@ async def owned(viewer: Viewer, *, first: int | None, after: str | None, most: i
     return await page(Entity, where, order=NEWEST_ENTITY, first=first, after=after, most=most)
 
 
-def _cleaned(details: Mapping[str, str | None]) -> dict[str, str | None]:
+def _cleaned(details: Mapping[str, str | None]) -> dict[Any, Any]:
     return {
         key: text.prose(value, key) if key == "biography" else text.optional_line(value, key)
         for key, value in details.items()

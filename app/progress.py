@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,7 +16,6 @@ from app.stages import PERCENT, Failure, Stage, failure_of
 from app.tables import EventKind, Media, MediaStatus
 from app.wiring import Services
 from processing.failures import FailureCode
-
 
 STAGE_KINDS: Final = (EventKind.UPLOADED, EventKind.PROCESSING, EventKind.READY, EventKind.FAILED)
 OVER: Final = {MediaStatus.READY, MediaStatus.FAILED}
@@ -33,7 +32,7 @@ class Progress:
     failure: Failure | None
 
 
-async def watch(services: Services, viewer: Viewer | None, media_id: uuid.UUID) -> AsyncIterator[Progress]:
+async def watch(services: Services, viewer: Viewer | None, media_id: uuid.UUID) -> AsyncGenerator[Progress, None]:
     """The present state at once, then every stage, until READY or FAILED.
 
     Raises NotFound, at once or when the media is no longer to be seen, and Unauthenticated when the session ends.

@@ -107,7 +107,7 @@ class Entity(Table, tablename="entity"):
     public_id = Varchar(length=20, unique=True)
     name = Varchar(length=300)
     owner = ForeignKey(references=UserAccount, on_delete=OnDelete.cascade, null=False)
-    parent = ForeignKey(references="self", on_delete=OnDelete.set_null, null=True, default=None)
+    parent: ForeignKey[Table] = ForeignKey(references="self", on_delete=OnDelete.set_null, null=True, default=None)
     created_at = Timestamptz()
     updated_at = Timestamptz()
     entity_kind = Check(one_of("kind", EntityKind))

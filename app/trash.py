@@ -11,7 +11,6 @@ from piccolo.custom_types import Combinable
 from app import events, jobs
 from app.access import Viewer, changeable_media, refusal, visible_media
 from app.db import HeirloomTransaction, hydrate
-from app.errors import HeirloomError
 from app.piccolo_conf import DB
 from app.tables import EventKind, Media
 from storage.base import ObjectStorage

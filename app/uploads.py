@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import asyncpg
 from piccolo.columns.combination import WhereRaw
@@ -139,7 +139,7 @@ async def stored(services: Services, owner: Viewer, file: ReceivedFile, place: P
 
 
 async def put_in_place(
-    transaction: HeirloomTransaction, owner: Viewer, ticket: UploadTicket, columns: dict[str, object]
+    transaction: HeirloomTransaction, owner: Viewer, ticket: UploadTicket, columns: dict[str, Any]
 ) -> Media:
     """The row about stored bytes, its job and its event; what a slot for one held before gives way."""
     place, file = ticket.place, ticket.file
@@ -173,7 +173,7 @@ async def put_in_place(
     return media
 
 
-def cleaned(words: Words) -> dict[str, object]:
+def cleaned(words: Words) -> dict[str, Any]:
     """Columns of Media. Raises BadInput."""
     return {
         "title": text.optional_line(words.title, "title", most=text.TITLE_LENGTH),

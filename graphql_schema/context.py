@@ -46,7 +46,7 @@ Info: TypeAlias = strawberry.Info[Context, None]
 class OperationContext(SchemaExtension):
     """Gives each operation a context of its own; a subscription's loaders are forgotten after each of its results."""
 
-    async def on_operation(self) -> AsyncIterator[None]:  # type: ignore[override]  # Strawberry's type leaves it open
+    async def on_operation(self) -> AsyncIterator[None]:
         self.execution_context.context = await self.execution_context.context.for_operation()
         yield
 

@@ -37,7 +37,7 @@ def user_error(error: HeirloomError) -> UserError:
     return UserError(code=error.code, message=error.message, path=path)
 
 
-def view(kind: type[T], row: object) -> T:
+def view(_kind: type[T], row: object) -> T:
     """The row as the GraphQL type that shows it: resolvers of the type take the row itself as their parent."""
     return cast(T, row)
 

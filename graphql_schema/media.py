@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import strawberry
 
@@ -111,14 +111,13 @@ class Media(Node):
 
     @strawberry.field
     def location(self, root: Row) -> GeoPoint | None:
-        if root.latitude is None or root.longitude is None:
-            return None
-        return view(GeoPoint, root)
+        latitude: float | None = root.latitude
+        return None if latitude is None else view(GeoPoint, root)
 
     @strawberry.field
     async def entity(self, root: Row, info: Info) -> Annotated[Entity, strawberry.lazy("graphql_schema.people")] | None:
         found = await info.context.loaders.entities.load(root.entity) if root.entity else None
-        return view(Any, found)
+        return cast("Entity | None", found)
 
     @strawberry.field
     async def owner(self, root: Row, info: Info) -> User:

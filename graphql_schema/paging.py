@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import strawberry
+from piccolo.table import Table
 
 from app.keyset import Page
-from app.tables import Table
+
+T = TypeVar("T", bound=Table)
 
 
 @strawberry.type
@@ -16,7 +20,7 @@ class PageInfo:
     end_cursor: str | None
 
 
-def page_info(page: Page[Table]) -> PageInfo:
+def page_info(page: Page[T]) -> PageInfo:
     rows = page.rows
     return PageInfo(
         has_next_page=page.has_next,

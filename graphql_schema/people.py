@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, cast
 
 import strawberry
 
-from app import entities, media, people, profiles, tables
+from app import media, people, profiles, tables
 from app.keyset import Page
 from app.slots import AVATAR, COVER
 from app.tables import EntityKind
@@ -36,7 +35,7 @@ class Entity(Node):
         return view(User, await info.context.loaders.users.load(root.owner))
 
     @strawberry.field
-    async def media(
+    async def media(  # noqa: PLR0917 - the contract's arguments
         self,
         root: Row,
         info: Info,

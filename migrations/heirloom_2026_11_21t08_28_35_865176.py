@@ -70,9 +70,7 @@ DESCRIPTION = "the tables"
 
 
 async def forwards():
-    manager = MigrationManager(
-        migration_id=ID, app_name="heirloom", description=DESCRIPTION
-    )
+    manager = MigrationManager(migration_id=ID, app_name="heirloom", description=DESCRIPTION)
 
     manager.add_table(
         class_name="UserAccount",
@@ -81,33 +79,19 @@ async def forwards():
         columns=None,
     )
 
-    manager.add_table(
-        class_name="Entity", tablename="entity", schema=None, columns=None
-    )
+    manager.add_table(class_name="Entity", tablename="entity", schema=None, columns=None)
 
-    manager.add_table(
-        class_name="Session", tablename="session", schema=None, columns=None
-    )
+    manager.add_table(class_name="Session", tablename="session", schema=None, columns=None)
 
-    manager.add_table(
-        class_name="Media", tablename="media", schema=None, columns=None
-    )
+    manager.add_table(class_name="Media", tablename="media", schema=None, columns=None)
 
-    manager.add_table(
-        class_name="Person", tablename="person", schema=None, columns=None
-    )
+    manager.add_table(class_name="Person", tablename="person", schema=None, columns=None)
 
-    manager.add_table(
-        class_name="Variant", tablename="variant", schema=None, columns=None
-    )
+    manager.add_table(class_name="Variant", tablename="variant", schema=None, columns=None)
 
-    manager.add_table(
-        class_name="Profile", tablename="profile", schema=None, columns=None
-    )
+    manager.add_table(class_name="Profile", tablename="profile", schema=None, columns=None)
 
-    manager.add_table(
-        class_name="Event", tablename="event", schema=None, columns=None
-    )
+    manager.add_table(class_name="Event", tablename="event", schema=None, columns=None)
 
     manager.add_column(
         table_class_name="UserAccount",
@@ -2081,9 +2065,7 @@ async def forwards():
         tablename="media",
         constraint_name="media_status",
         constraint_class=Check,
-        params={
-            "condition": "status IN ('PENDING', 'UPLOADED', 'PROCESSING', 'READY', 'FAILED')"
-        },
+        params={"condition": "status IN ('PENDING', 'UPLOADED', 'PROCESSING', 'READY', 'FAILED')"},
         schema=None,
     )
 
@@ -2184,9 +2166,7 @@ async def forwards():
         tablename="variant",
         constraint_name="variant_name",
         constraint_class=Check,
-        params={
-            "condition": "name IN ('THUMBNAIL', 'SMALL', 'MEDIUM', 'LARGE', 'POSTER', 'PREVIEW', 'STREAM')"
-        },
+        params={"condition": "name IN ('THUMBNAIL', 'SMALL', 'MEDIUM', 'LARGE', 'POSTER', 'PREVIEW', 'STREAM')"},
         schema=None,
     )
 

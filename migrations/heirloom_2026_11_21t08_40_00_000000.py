@@ -38,8 +38,7 @@ STATEMENTS = (
     "CREATE UNIQUE INDEX media_bytes_once ON media (owner, sha256) "
     "WHERE slot IS NULL OR slot NOT IN ('avatar', 'cover')",
     "CREATE UNIQUE INDEX media_idempotency ON media (owner, idempotency_key) WHERE idempotency_key IS NOT NULL",
-    "CREATE UNIQUE INDEX media_single ON media (entity, slot) "
-    "WHERE slot IN ('avatar', 'cover') AND deleted_at IS NULL",
+    "CREATE UNIQUE INDEX media_single ON media (entity, slot) WHERE slot IN ('avatar', 'cover') AND deleted_at IS NULL",
     "CREATE UNIQUE INDEX media_primary ON media (entity, slot) WHERE is_primary",
 )
 

@@ -13,7 +13,7 @@ class FailureCode(StrEnum):
     STORAGE = "STORAGE"
 
 
-class ProcessingFailed(Exception):  # noqa: N818  (an outcome that is stored and shown, not a defect)
+class ProcessingFailed(Exception):
     """An expected failure. `message` is shown to people: no paths in it, and no words of a library."""
 
     def __init__(self, code: FailureCode, message: str) -> None:

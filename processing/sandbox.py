@@ -32,6 +32,10 @@ _FILE_BYTES: Final = 256 * MIB  # the largest file that a child may write; a var
 _OPEN_FILES: Final = 64  # a child has a dozen
 _NICENESS: Final = 5  # requests and the database go before pictures
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+_M_TRIM_THRESHOLD: Final = -1  # glibc's malloc.h
+_M_MMAP_THRESHOLD: Final = -3
+_KEPT_BYTES: Final = 64 * MIB
+_BLOCK_BYTES: Final = 32 * MIB  # the most that glibc takes; Pillow allocates pixels by 16 MiB
 
 # Seconds that pebble gives a child between SIGTERM and SIGKILL, during which no other child can take or deliver work.
 # Ours ignore the one, so it sends the other at once.
@@ -136,6 +140,7 @@ def _confine(limits: Limits, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _die_with(parent)
+    _reuse_memory()
     os.environ.clear()  # secrets of the deployment, of which no decoder needs any
     os.nice(_NICENESS)
     for which, value in (
@@ -153,6 +158,14 @@ def _die_with(parent: int) -> None:
     """No child may outlive its parent, however that ends. Elsewhere than on Linux it ends after the file in hand."""
     if sys.platform != "linux":
         return
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it was gone before the call
         os._exit(1)
+
+
+def _reuse_memory() -> None:
+    """Keeps freed pixels for the next picture: faulting the pages in anew takes 4 to 8 % of rendering."""
+    with suppress(AttributeError):  # glibc's alone
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, _BLOCK_BYTES)
+        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)

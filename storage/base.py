@@ -23,23 +23,23 @@ class StorageError(Exception):
     """The root of all that a storage raises on purpose."""
 
 
-class ObjectNotFound(StorageError):  # noqa: N818 - the name says the state, as the application's own errors do
+class ObjectNotFound(StorageError):
     """Nothing is stored under this key."""
 
 
-class StorageUnavailable(StorageError):  # noqa: N818 - as above
+class StorageUnavailable(StorageError):
     """The storage does not answer, is full, or refuses us."""
 
 
-class SizeMismatch(StorageError):  # noqa: N818 - as above
+class SizeMismatch(StorageError):
     """The source held more or fewer bytes than announced; nothing is stored."""
 
 
-class InvalidKey(StorageError, ValueError):  # noqa: N818 - as above
+class InvalidKey(StorageError, ValueError):
     """A key outside the alphabet and shape that `storage.keys` makes."""
 
 
-class InvalidSignature(StorageError):  # noqa: N818 - as above
+class InvalidSignature(StorageError):
     """A signed URL that is missing its signature, or whose parts do not match it."""
 
 

@@ -196,7 +196,7 @@ class S3Storage:
         try:
             with _failures(f"the bucket {self.bucket}"):
                 await self._refresh_presigner()
-                await self._call("head_bucket", READY_SECONDS)
+                await self._call("head_bucket", min(READY_SECONDS, self._deadline))
         except ObjectNotFound:
             raise StorageUnavailable(f"the bucket {self.bucket} does not exist") from None
 
@@ -228,8 +228,10 @@ class S3Storage:
         try:
             await self._call("create_bucket", **where)
         except ClientError as error:
-            if _code(error) != "BucketAlreadyOwnedByYou":  # another process was faster
+            # Another process was faster, or it is somebody else's, which the second look tells apart.
+            if _code(error) not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
                 raise
+            await self._call("head_bucket")
 
     async def _refresh_presigner(self) -> None:
         """Take up what a role's rotating credentials have become; signing itself may not wait for them."""

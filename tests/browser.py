@@ -33,7 +33,7 @@ QUIET = [
     "--window-size=1400,900",
 ]
 # Seconds: for a page on two busy cores; what is there at once is found at once.
-PATIENCE = 6.0
+PATIENCE = 20.0
 CTRL = 2
 ENTER = 13
 
@@ -162,9 +162,7 @@ async def open_browser() -> AsyncIterator[Page]:
             async with connect(await _debugging_address(Path(profile)), max_size=None, proxy=None) as socket:
                 page = Page(socket)
                 listener = asyncio.create_task(page.listen())
-                await page.send(
-                    "Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"]
-                )
+                await page.send("Emulation.setFocusEmulationEnabled", enabled=True)
                 for domain in ("Page", "Runtime", "Log", "Network"):
                     await page.send(f"{domain}.enable")
                 try:

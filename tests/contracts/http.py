@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import uvicorn
 from litestar import Litestar
 
-START_SECONDS = 10.0
+from tests.contracts.waiting import eventually
 
 
 def listening_socket() -> socket.socket:
@@ -23,9 +23,7 @@ async def serving(app: Litestar, listener: socket.socket) -> AsyncIterator[None]
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1))
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
-        async with asyncio.timeout(START_SECONDS):
-            while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-                await asyncio.sleep(0.01)
+        await eventually(lambda: server.started)
         yield
     finally:
         server.should_exit = True

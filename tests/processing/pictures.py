@@ -42,6 +42,13 @@ _STORED: Final = {
 }
 
 
+def label(value: object) -> str | None:
+    """A parameter's name in a test's id, the same in each process that collects the tests."""
+    if isinstance(value, FileType):
+        return value.extension
+    return f"{value[0]}x{value[1]}" if isinstance(value, tuple) and len(value) == 2 else None
+
+
 def quadrants(width: int, height: int, colours: tuple[Colour, ...] = CORNERS) -> Image.Image:
     small = Image.new("RGB", (2, 2))
     small.putdata(colours)

@@ -13,7 +13,7 @@ from processing.images import analyze, render
 from processing.kinds import FileType
 from processing.limits import Limits
 from processing.variants import IMAGE_VARIANTS, Facts
-from tests.processing.pictures import encoded, exif, quadrants, with_place
+from tests.processing.pictures import encoded, exif, label, quadrants, with_place
 
 Place = tuple[tuple[Any, ...], str]
 
@@ -62,7 +62,7 @@ def test_the_time_of_editing_is_not_when_it_was_taken(tmp_path: Path) -> None:
     assert facts(tmp_path, tags).taken_at is None
 
 
-@pytest.mark.parametrize("type_", [kinds.PNG, kinds.WEBP, kinds.AVIF, kinds.TIFF], ids=lambda t: t.extension)
+@pytest.mark.parametrize("type_", [kinds.PNG, kinds.WEBP, kinds.AVIF, kinds.TIFF], ids=label)
 def test_other_formats_have_exif_too(tmp_path: Path, type_: FileType) -> None:
     tags = exif(DateTimeOriginal="2019:07:14 18:30:05")
     tags[ExifTags.Base.Make] = "Ernst Leitz"  # Pillow's AVIF writer drops EXIF that has nothing beside the orientation
@@ -189,7 +189,7 @@ def test_bounded(tmp_path: Path) -> None:
         b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<HHHII", 1, ExifTags.IFD.Exif, 4, 1, 8) + bytes(4),
     ],
 )
-@pytest.mark.parametrize("type_", [kinds.JPEG, kinds.PNG, kinds.WEBP], ids=lambda t: t.extension)
+@pytest.mark.parametrize("type_", [kinds.JPEG, kinds.PNG, kinds.WEBP], ids=label)
 def test_broken_exif_does_not_spoil_the_picture(tmp_path: Path, type_: FileType, broken: bytes) -> None:
     found = facts(tmp_path, broken, type_)
     assert (found.width, found.height, found.taken_at) == (60, 40, None)

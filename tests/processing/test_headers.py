@@ -10,7 +10,7 @@ from PIL import Image
 from processing import kinds
 from processing.headers import dimensions
 from processing.kinds import FileType
-from tests.processing.pictures import FORMATS, encoded, exif, quadrants
+from tests.processing.pictures import FORMATS, encoded, exif, label, quadrants
 from tests.processing.test_identify import box
 
 MIB = 1024 * 1024
@@ -47,7 +47,7 @@ def measured(data: bytes, type_: FileType) -> tuple[int, int] | None:
         (kinds.TIFF, {"big_tiff": True}),
         (kinds.AVIF, {"exif": exif(6)}),
     ],
-    ids=str,
+    ids=label,
 )
 def test_as_stored(type_: FileType, options: dict[str, Any]) -> None:
     assert measured(encoded(quadrants(337, 211), type_, **options), type_) == (337, 211)
@@ -115,7 +115,7 @@ def test_no_sides_of_zero() -> None:
         (b"II+\x00\x08\x00\x00\x00" + struct.pack("<Q", 2**64 - 1), kinds.TIFF),
         (b"II+\x00\x08\x00\x00\x00" + struct.pack("<QQ", 16, 2**40) + bytes(100), kinds.TIFF),
     ],
-    ids=lambda value: value.extension if isinstance(value, FileType) else "",
+    ids=label,
 )
 def test_endless_headers_end(data: bytes, type_: FileType) -> None:
     started = time.monotonic()
@@ -123,7 +123,7 @@ def test_endless_headers_end(data: bytes, type_: FileType) -> None:
     assert time.monotonic() - started < 1
 
 
-@pytest.mark.parametrize("type_", FORMATS, ids=str)
+@pytest.mark.parametrize("type_", FORMATS, ids=label)
 def test_damage_never_raises(type_: FileType) -> None:
     damage = random.Random(type_.extension)
     good = encoded(Image.effect_noise((64, 48), 60).convert("RGB"), type_)

@@ -7,7 +7,7 @@ from PIL import Image
 from processing import kinds
 from processing.identify import HEAD_BYTES, identify
 from processing.kinds import FileType
-from tests.processing.pictures import FORMATS, encoded, quadrants
+from tests.processing.pictures import FORMATS, encoded, label, quadrants
 
 
 def box(kind: bytes, content: bytes) -> bytes:
@@ -98,7 +98,7 @@ DECEPTIONS: list[tuple[str, bytes]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("type_", FORMATS, ids=str)
+@pytest.mark.parametrize("type_", FORMATS, ids=label)
 def test_what_pillow_writes(type_: FileType) -> None:
     assert identify(encoded(quadrants(40, 30), type_)[:HEAD_BYTES]) == type_
 

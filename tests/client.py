@@ -1,0 +1,215 @@
+"""What tests do through the door: GraphQL over HTTP and sockets, as any client does it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import websockets
+
+WAIT_SECONDS = 30.0
+PASSWORD = "correct horse battery staple"
+
+MEDIA = """
+    id publicId kind status failure { code message } filename contentType sizeBytes width height sha256
+    title description altText tags takenAt location { latitude longitude } exif sortOrder isPrimary isPublic
+    entity { id } slot owner { id } url urlExpiresAt createdAt updatedAt deletedAt
+    variants { name contentType width height sizeBytes url }
+"""
+ERRORS = "errors { code message path }"
+UPLOAD = f"""
+    mutation Upload($input: UploadMediaInput!) {{
+        uploadMedia(input: $input) {{ media {{ {MEDIA} }} duplicateOf {{ id }} {ERRORS} }}
+    }}
+"""
+UPLOAD_BATCH = f"""
+    mutation UploadBatch($input: UploadMediaBatchInput!) {{
+        uploadMediaBatch(input: $input) {{ results {{ index id media {{ {MEDIA} }} {ERRORS} }} {ERRORS} }}
+    }}
+"""
+WATCH = """
+    subscription Watch($id: ID!) {
+        mediaProcessing(mediaId: $id) { status stage percent failure { code message } media { id status } }
+    }
+"""
+
+Json = dict[str, Any]
+
+
+class Client:
+    """GraphQL as somebody, or nobody."""
+
+    def __init__(self, url: str, token: str | None = None) -> None:
+        self.url = url
+        self.token = token
+        self.http = httpx.AsyncClient(base_url=url, timeout=WAIT_SECONDS, headers=self._headers())
+
+    def _headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.token}"} if self.token else {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.http.aclose()
+
+    async def post(self, query: str, **variables: Any) -> Json:
+        """The whole answer, errors included."""
+        response = await self.http.post("/graphql", json={"query": query, "variables": variables})
+        answer: Json = response.json()
+        return answer
+
+    async def ask(self, query: str, **variables: Any) -> Any:
+        """The data of an answer that has no errors; of its one root field, if there is but one."""
+        answer = await self.post(query, **variables)
+        assert "errors" not in answer, answer["errors"]
+        return _only(answer["data"])
+
+    async def post_files(self, query: str, variables: Json, files: Mapping[str, tuple[str, bytes | Path]]) -> httpx.Response:
+        """A multipart request; `files` by their paths into the variables, such as `input.file`."""
+        operations = json.dumps({"query": query, "variables": variables})
+        places = {str(index): [f"variables.{path}"] for index, path in enumerate(files)}
+        parts = {
+            str(index): (name, content.read_bytes() if isinstance(content, Path) else content)
+            for index, (name, content) in enumerate(files.values())
+        }
+        return await self.http.post(
+            "/graphql",
+            data={"operations": operations, "map": json.dumps(places)},
+            files=parts or {"": b""},
+            headers={"apollo-require-preflight": "true"},
+        )
+
+    async def send_files(self, query: str, variables: Json, files: Mapping[str, tuple[str, bytes | Path]]) -> Any:
+        answer = (await self.post_files(query, variables, files)).json()
+        assert "errors" not in answer, answer["errors"]
+        return _only(answer["data"])
+
+    async def upload(self, content: bytes | Path, filename: str = "photo.jpg", **fields: Any) -> Json:
+        """The payload of `uploadMedia`."""
+        variables = {"input": {"file": None, **fields}}
+        payload: Json = await self.send_files(UPLOAD, variables, {"input.file": (filename, content)})
+        return payload
+
+    async def uploaded(self, content: bytes | Path, filename: str = "photo.jpg", **fields: Any) -> Json:
+        """The media of an upload that goes well."""
+        payload = await self.upload(content, filename, **fields)
+        assert payload["errors"] == []
+        media: Json = payload["media"]
+        return media
+
+    async def upload_batch(self, files: Sequence[tuple[str, bytes | Path]], **fields: Any) -> Json:
+        variables = {"input": {"files": [None] * len(files), **fields}}
+        places = {f"input.files.{index}": file for index, file in enumerate(files)}
+        payload: Json = await self.send_files(UPLOAD_BATCH, variables, places)
+        return payload
+
+    @asynccontextmanager
+    async def socket(self, payload: Json | None = None) -> AsyncIterator[Socket]:
+        """A graphql-transport-ws socket, acknowledged; signed in as this client unless another payload is given."""
+        if payload is None:
+            payload = {"authorization": f"Bearer {self.token}"} if self.token else {}
+        address = f"{self.url.replace('http', 'ws', 1)}/graphql"
+        subprotocol = websockets.Subprotocol("graphql-transport-ws")
+        async with websockets.connect(address, subprotocols=[subprotocol]) as connection:
+            socket = Socket(connection)
+            await socket.send({"type": "connection_init", "payload": payload})
+            assert await socket.receive() == {"type": "connection_ack"}
+            yield socket
+
+    async def watch(self, media_id: str) -> list[Json]:
+        """All updates of `mediaProcessing`, until it ends by itself."""
+        async with self.socket() as socket:
+            return [update["mediaProcessing"] async for update in socket.subscribe(WATCH, id=media_id)]
+
+    async def settled(self, media_id: str) -> Json:
+        """The media once it is READY or FAILED."""
+        last = (await self.watch(media_id))[-1]
+        assert last["status"] in {"READY", "FAILED"}
+        media: Json = await self.ask(f"query($id: ID!) {{ media(id: $id) {{ {MEDIA} }} }}", id=media_id)
+        return media
+
+
+class Account(Client):
+    """Somebody who is signed in."""
+
+    def __init__(self, url: str, signed_in: Json, email: str) -> None:
+        super().__init__(url, signed_in["accessToken"])
+        self.email = email
+        self.id: str = signed_in["user"]["id"]
+        self.refresh_token: str = signed_in["refreshToken"]
+
+    async def person(self, name: str = "Grace Hopper", **fields: Any) -> Json:
+        payload = await self.ask(
+            "mutation($input: CreatePersonInput!) { createPerson(input: $input) { person { id publicId name } errors { code } } }",
+            input={"name": name, **fields},
+        )
+        assert payload["errors"] == []
+        person: Json = payload["person"]
+        return person
+
+    async def profile(self, person_id: str, **fields: Any) -> Json:
+        payload = await self.ask(
+            "mutation($input: CreateProfileInput!) { createProfile(input: $input) { profile { id publicId name } errors { code } } }",
+            input={"personId": person_id, **fields},
+        )
+        assert payload["errors"] == []
+        profile: Json = payload["profile"]
+        return profile
+
+
+class Socket:
+    """One graphql-transport-ws connection."""
+
+    def __init__(self, connection: websockets.ClientConnection) -> None:
+        self.connection = connection
+        self._ids = 0
+
+    async def send(self, message: Json) -> None:
+        await self.connection.send(json.dumps(message))
+
+    async def receive(self) -> Json:
+        async with asyncio.timeout(WAIT_SECONDS):
+            message: Json = json.loads(await self.connection.recv())
+        return message
+
+    async def start(self, query: str, **variables: Any) -> str:
+        self._ids += 1
+        await self.send(
+            {"type": "subscribe", "id": str(self._ids), "payload": {"query": query, "variables": variables}}
+        )
+        return str(self._ids)
+
+    async def subscribe(self, query: str, **variables: Any) -> AsyncIterator[Any]:
+        """The data of each result, until the server completes; the only operation on this socket at a time."""
+        operation = await self.start(query, **variables)
+        while (message := await self.receive())["type"] != "complete":
+            assert message["id"] == operation
+            assert message["type"] == "next", message
+            assert "errors" not in message["payload"], message
+            yield message["payload"]["data"]
+
+
+@asynccontextmanager
+async def register(url: str, name: str) -> AsyncIterator[Account]:
+    """A new account, signed in."""
+    email = f"{name.lower()}-{secrets.token_hex(6)}@example.org"
+    async with Client(url) as nobody:
+        signed_in = await nobody.ask(
+            "mutation($input: RegisterInput!) { register(input: $input) "
+            "{ accessToken refreshToken expiresAt user { id displayName role } errors { code message path } } }",
+            input={"email": email, "password": PASSWORD, "displayName": name},
+        )
+    assert signed_in["errors"] == []
+    async with Account(url, signed_in, email) as account:
+        yield account
+
+
+def _only(data: Json) -> Any:
+    return next(iter(data.values())) if len(data) == 1 else data

@@ -1,0 +1,47 @@
+"""A server and a worker for each of xdist's workers, and clients of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.client import Account, Client, register
+from tests.server import Server, running
+
+pytest_plugins = ["tests.postgres"]
+
+
+@pytest.fixture(scope="session")
+def server(database_dsn: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """An API process with a worker of its own, over real HTTP; shared, so every test signs in as somebody new."""
+    with running(tmp_path_factory.mktemp("server"), database_dsn) as server:
+        yield server
+
+
+@pytest.fixture
+async def client(server: Server) -> AsyncIterator[Client]:
+    """Nobody in particular."""
+    async with Client(server.url) as client:
+        yield client
+
+
+@pytest.fixture
+async def ada(server: Server) -> AsyncIterator[Account]:
+    """Somebody who has just registered."""
+    async with register(server.url, "Ada") as account:
+        yield account
+
+
+@pytest.fixture
+async def eve(server: Server) -> AsyncIterator[Account]:
+    """A stranger to Ada, signed in."""
+    async with register(server.url, "Eve") as account:
+        yield account
+
+
+@pytest.fixture
+def scratch(server: Server) -> Path:
+    """Where uploads are spooled: empty whenever no request runs."""
+    return server.data_dir / "scratch" / "uploads"

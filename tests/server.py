@@ -1,0 +1,111 @@
+"""Heirloom's own processes, started as users start them."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+START_SECONDS = 60.0  # a machine that runs the whole suite is busy
+STOP_SECONDS = 30.0
+SECRET_KEY = secrets.token_hex(32)
+
+
+@dataclass(frozen=True)
+class Server:
+    url: str
+    data_dir: Path
+    environment: dict[str, str]
+    process: subprocess.Popen[bytes]
+    worker: subprocess.Popen[bytes] | None = None
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Until it is true. Raises TimeoutError."""
+    limit = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > limit:
+            raise TimeoutError(f"not within {seconds} s")
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def environment(data_dir: Path, **settings: object) -> dict[str, str]:
+    """The process's own environment without any HEIRLOOM_ setting but these."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HEIRLOOM_")}
+    given = {f"HEIRLOOM_{name.upper()}": str(value) for name, value in settings.items()}
+    return {**kept, "HEIRLOOM_DATA_DIR": str(data_dir), **given}
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "app.cli", *arguments]
+
+
+@contextmanager
+def spawned(
+    arguments: list[str], environment: dict[str, str], log: Path, **options: object
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is gone after the block: asked first, then made to."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(  # type: ignore[call-overload]  # options are Popen's own
+            arguments, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, **options
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health/ready", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    def ready_or_over() -> bool:
+        return process.poll() is not None or is_ready(url)
+
+    wait_for(ready_or_over, START_SECONDS)
+    assert process.poll() is None, log.read_text()
+
+
+@contextmanager
+def running(folder: Path, dsn: str | None, *, worker: bool = True, **settings: object) -> Iterator[Server]:
+    """`heirloom serve`, and with a DSN `heirloom worker` beside it; without one, all that `serve` starts by itself."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    if dsn is not None:
+        settings = {"database_url": dsn, "secret_key": SECRET_KEY, **settings}
+    env = environment(folder / "data", port=port, **settings)
+    with ExitStack() as stack:
+        arguments = command("serve") if worker else command("serve", "--no-worker")
+        process = stack.enter_context(spawned(arguments, env, folder / "serve.log"))
+        wait_until_ready(url, process, folder / "serve.log")
+        beside = None
+        if dsn is not None and worker:
+            beside = stack.enter_context(spawned(command("worker"), env, folder / "worker.log"))
+        yield Server(url, folder / "data", env, process, beside)

@@ -1,0 +1,223 @@
+import random
+import string
+from datetime import UTC, datetime, timedelta
+from urllib.parse import parse_qsl, urlsplit
+
+import botocore.auth
+import botocore.session
+import pytest
+from botocore.config import Config
+
+from storage.base import InvalidSignature, SignatureExpired
+from storage.disposition import MAX_FILENAME_CHARACTERS, content_disposition, safe_filename
+from storage.signing import Disposition, S3Credentials, S3Presigner, SigningWindow, UrlSigner, disposition_for
+
+KEY_CHARACTERS = string.ascii_letters + string.digits + "._-"
+FILENAMES = [
+    None,
+    "plain.jpg",
+    "two words & more.jpg",
+    'quotes" \\ and ; semicolons, =.jpg',
+    "100% ~ + * ' ( ) ! .jpg",
+    "Großmutter 祖母 👵🏽.jpg",
+    "line\r\nSet-Cookie: a=b.jpg",
+    "../../etc/passwd",
+    "\ud800 surrogate \x00.jpg",
+    "txt.\u202egpj.exe",
+]
+NOW = datetime(2026, 2, 1, 12, 7, 30, tzinfo=UTC)
+
+
+def random_key(source: random.Random) -> str:
+    segments = ["k" + "".join(source.choices(KEY_CHARACTERS, k=source.randint(0, 30))) for _ in range(5)]
+    return "/".join(segments[: source.randint(1, 5)]) + source.choice([".jpg", ".webp", ".bin", ".pdf"])
+
+
+class TestSigningWindow:
+    def test_rounds_down(self) -> None:
+        period = SigningWindow(lifetime=timedelta(hours=1), window=timedelta(minutes=15)).at(NOW)
+        assert period.signed_at == datetime(2026, 2, 1, 12, 0, tzinfo=UTC).timestamp()
+        assert period.expires_at == datetime(2026, 2, 1, 13, 0, tzinfo=UTC)
+        assert period.expires == period.expires_at.timestamp()
+
+    def test_half_the_life_is_always_left(self) -> None:
+        lifetime = timedelta(minutes=10)
+        window = SigningWindow(lifetime=lifetime, window=lifetime / 2)
+        source = random.Random(1)
+        for _ in range(1000):
+            now = NOW + timedelta(seconds=source.uniform(0, 86400))
+            assert lifetime / 2 <= window.at(now).expires_at - now <= lifetime
+
+    @pytest.mark.parametrize(
+        ("lifetime", "window"),
+        [
+            (timedelta(hours=1), timedelta(minutes=31)),
+            (timedelta(hours=1), timedelta(0)),
+            (timedelta(0), timedelta(0)),
+            (timedelta(days=8), timedelta(minutes=15)),
+        ],
+    )
+    def test_refuses_other_proportions(self, lifetime: timedelta, window: timedelta) -> None:
+        with pytest.raises(ValueError, match="sign"):
+            SigningWindow(lifetime=lifetime, window=window)
+
+    def test_refuses_a_time_without_zone(self) -> None:
+        with pytest.raises(ValueError, match="time zone"):
+            SigningWindow().at(datetime(2026, 2, 1))  # noqa: DTZ001 - that is the point
+
+
+class TestUrlSigner:
+    signer = UrlSigner(b"0123456789abcdef")
+    expires = int(NOW.timestamp()) + 60
+
+    def query(self, filename: str | None = "a b.jpg", disposition: Disposition = "inline") -> dict[str, str]:
+        query = self.signer.query("GET", "a/b.jpg", expires=self.expires, disposition=disposition, filename=filename)
+        return dict(parse_qsl(query, strict_parsing=True))
+
+    @pytest.mark.parametrize("filename", [name and safe_filename(name) for name in FILENAMES])
+    def test_what_was_signed_is_verified(self, filename: str | None) -> None:
+        access = self.signer.verify("GET", "a/b.jpg", self.query(filename), now=NOW)
+        assert (access.expires, access.disposition, access.filename) == (self.expires, "inline", filename)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"expires": "1999999999"},
+            {"expires": "١٢"},
+            {"expires": ""},
+            {"disposition": "attachment"},
+            {"filename": "other.jpg"},
+            {"filename": ""},
+            {"signature": "0" * 64},
+            {"signature": ""},
+            {"signature": "ü"},
+        ],
+    )
+    def test_any_change_is_refused(self, change: dict[str, str]) -> None:
+        with pytest.raises(InvalidSignature):
+            self.signer.verify("GET", "a/b.jpg", self.query() | change, now=NOW)
+
+    def test_every_part_is_needed(self) -> None:
+        for name in self.query():
+            with pytest.raises(InvalidSignature):
+                self.signer.verify(
+                    "GET", "a/b.jpg", {key: value for key, value in self.query().items() if key != name}, now=NOW
+                )
+
+    def test_method_key_and_secret_are_signed(self) -> None:
+        for method, key, signer in (
+            ("PUT", "a/b.jpg", self.signer),
+            ("GET", "a/c.jpg", self.signer),
+            ("GET", "a/b.jpg", UrlSigner(b"another secret of 16")),
+        ):
+            with pytest.raises(InvalidSignature):
+                signer.verify(method, key, self.query(), now=NOW)
+
+    def test_no_character_moves_from_one_part_to_the_next(self) -> None:
+        query = self.query(disposition="attachment")
+        moved = query | {"expires": query["expires"] + "a", "disposition": "ttachment"}
+        with pytest.raises(InvalidSignature):
+            self.signer.verify("GET", "a/b.jpg", moved, now=NOW)
+
+    def test_expiry(self) -> None:
+        self.signer.verify("GET", "a/b.jpg", self.query(), now=NOW + timedelta(seconds=59))
+        with pytest.raises(SignatureExpired):
+            self.signer.verify("GET", "a/b.jpg", self.query(), now=NOW + timedelta(seconds=60))
+
+    def test_a_short_secret_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="16 bytes"):
+            UrlSigner(b"short")
+
+
+ENDPOINTS = [
+    None,
+    "https://s3.example.com",
+    "http://127.0.0.1:9000",
+    "https://minio.example.com:8443",
+    "http://storage.example.com:80",
+    "https://storage.example.com:443",
+    "https://gateway.example.com/behind/a/path",
+    "http://[::1]:9000",
+]
+
+
+class TestS3Presigner:
+    """botocore says what is right."""
+
+    @pytest.fixture
+    def clock(self, monkeypatch: pytest.MonkeyPatch) -> list[datetime]:
+        """botocore's time: whatever the list's last item is."""
+        times = [NOW]
+        monkeypatch.setattr(botocore.auth, "get_current_datetime", lambda: times[-1].replace(tzinfo=None))
+        return times
+
+    @pytest.mark.parametrize("token", [None, "FwoGZXIvYXdzE//a+token/with=odd=="], ids=["key", "token"])
+    @pytest.mark.parametrize("endpoint_url", ENDPOINTS)
+    @pytest.mark.parametrize("region", ["us-east-1", "eu-central-1"])
+    def test_the_same_bytes_as_botocore(
+        self, clock: list[datetime], endpoint_url: str | None, token: str | None, region: str
+    ) -> None:
+        credentials = S3Credentials("AKIA/EXAMPLE+", "secret/with+odd=characters", token)
+        client = botocore.session.Session().create_client(
+            "s3",
+            region_name=region,
+            endpoint_url=endpoint_url,
+            aws_access_key_id=credentials.access_key,
+            aws_secret_access_key=credentials.secret_key,
+            aws_session_token=token,
+            config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
+        )
+        ours = S3Presigner(
+            endpoint_url=client.meta.endpoint_url, bucket="my-bucket", region=region, credentials=credentials
+        )
+        source = random.Random(f"{endpoint_url}{token}{region}")
+        for filename in FILENAMES:
+            key = random_key(source)
+            disposition = disposition_for(key, inline=source.random() < 0.5)
+            lifetime = timedelta(seconds=source.randint(2, 604_800))
+            moment = NOW + timedelta(seconds=source.randint(0, 10**8))
+            period = SigningWindow(lifetime=lifetime, window=timedelta(seconds=1)).at(moment)
+            clock.append(moment)
+
+            parameters = {"Bucket": "my-bucket", "Key": key}
+            if filename or disposition == "attachment":
+                parameters["ResponseContentDisposition"] = content_disposition(disposition, filename)
+            expected = client.generate_presigned_url("get_object", parameters, ExpiresIn=int(lifetime.total_seconds()))
+            assert ours.url(key, period=period, disposition=disposition, filename=filename) == expected
+        assert urlsplit(expected).path.endswith(f"/my-bucket/{key}")
+
+
+class TestContentDisposition:
+    @pytest.mark.parametrize("filename", [name for name in FILENAMES if name])
+    def test_is_one_printable_ascii_line(self, filename: str) -> None:
+        value = content_disposition("attachment", filename)
+        assert value.startswith("attachment; filename=")
+        assert value.isascii()
+        assert value.isprintable()
+        assert value.partition("; filename*")[0].count('"') == 2
+
+    @pytest.mark.parametrize(
+        ("filename", "expected"),
+        [
+            (None, "inline"),
+            ("", "inline"),
+            ("..", "inline"),
+            ("a b (1).jpg", 'inline; filename="a b (1).jpg"'),
+            ("é.jpg", "inline; filename=\"_.jpg\"; filename*=UTF-8''%C3%A9.jpg"),
+            ("50%.jpg", "inline; filename=\"50_.jpg\"; filename*=UTF-8''50%25.jpg"),
+            ("C:\\x\\y.jpg", "inline; filename=\"C__x_y.jpg\"; filename*=UTF-8''C%3A_x_y.jpg"),
+            ("../x.jpg", 'inline; filename="_x.jpg"'),
+        ],
+    )
+    def test_values(self, filename: str | None, expected: str) -> None:
+        assert content_disposition("inline", filename) == expected
+
+    def test_a_long_name_keeps_its_extension(self) -> None:
+        assert safe_filename("x" * 500 + ".jpeg") == "x" * (MAX_FILENAME_CHARACTERS - 5) + ".jpeg"
+        assert safe_filename("x" * 500) == "x" * MAX_FILENAME_CHARACTERS
+
+    def test_only_what_cannot_run_is_shown(self) -> None:
+        shown = [disposition_for(f"a.{extension}", inline=True) for extension in ("jpg", "mp4", "mp3", "pdf")]
+        kept = [disposition_for(f"a.{extension}", inline=True) for extension in ("json", "bin")]
+        assert (shown, kept) == (["inline"] * 4, ["attachment"] * 2)
+        assert disposition_for("a.jpg", inline=False) == "attachment"
