@@ -5,7 +5,6 @@ DATA_DIR/postgres.lock    held by the process that owns the server; names it
 DATA_DIR/postgres.log     what the server had to say; postgres.log.1 is what it said before
 """
 
-import ctypes
 import fcntl
 import functools
 import importlib.util
@@ -25,6 +24,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, NamedTuple, Self
 from urllib.parse import quote
+
+from app.unprivileged import Account, become
 
 DATABASE = "heirloom"
 USER = "heirloom"
@@ -58,14 +59,6 @@ SETTINGS: Mapping[str, str] = {
     "log_min_error_statement": "panic",
 }
 
-# <linux/prctl.h>, <linux/capability.h>
-PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_SET_SECUREBITS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 1, 8, 28, 47, 2
-SECBIT_NO_SETUID_FIXUP = 1 << 2
-CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_SETPCAP = 1 << 1, 1 << 2, 1 << 8
-CAPABILITY_VERSION_3 = 0x20080522
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
 
 class EmbeddedPostgresError(RuntimeError):
     """The embedded PostgreSQL can't be used; the message says why, and what to do."""
@@ -77,13 +70,6 @@ class Programs(NamedTuple):
     initdb: Path
     postgres: Path
     major: int
-
-
-class Account(NamedTuple):
-    """Whom the server runs as when we are root."""
-
-    uid: int
-    gid: int
 
 
 class PidFile(NamedTuple):
@@ -249,7 +235,7 @@ class EmbeddedPostgres:
             # variable, meant for pg_ctl, names a process that is no server: all other checks are still made.
             environment["PG_GRANDPARENT_PID"] = str(stale)
         program = Path(command[0])
-        become = functools.partial(_become, self._account, death_signal, os.getpid(), program, self.data_dir)
+        prepare = functools.partial(become, self._account, death_signal, os.getpid(), program, self.data_dir)
         try:
             return subprocess.Popen(  # noqa: S603  the programs are the administrator's choice
                 command,
@@ -259,7 +245,7 @@ class EmbeddedPostgres:
                 cwd="/",  # ours may be out of the account's reach, and PostgreSQL asks where it is
                 env=environment,
                 start_new_session=True,  # Ctrl-C in the terminal is for us, who stop the server after its clients
-                preexec_fn=become,  # noqa: PLW1509  we are at the beginning of the main thread
+                preexec_fn=prepare,  # noqa: PLW1509  we are at the beginning of the main thread
             )
         except (OSError, subprocess.SubprocessError) as error:
             who = f" as user {self._account.uid}" if self._account else ""
@@ -409,53 +395,3 @@ def _wait_until(condition: Callable[[], bool], limit: float) -> bool:
     while not (met := condition()) and time.monotonic() < deadline:
         time.sleep(POLL)
     return met
-
-
-def _become(account: Account | None, death_signal: signal.Signals, owner: int, program: Path, data_dir: Path) -> None:
-    """Runs in the forked child, before it turns into a program of PostgreSQL."""
-    if account is not None:
-        _leave_root(account, program, data_dir)
-    if sys.platform == "linux":
-        # After setuid, which clears it.
-        _prctl(PR_SET_PDEATHSIG, death_signal)
-        if os.getppid() != owner:  # that died meanwhile, and no signal will come
-            os._exit(1)
-
-
-def _leave_root(account: Account, program: Path, data_dir: Path) -> None:
-    """Become an ordinary user, who can still pass folders of root's, should the programs or the data lie below one.
-
-    Opening those folders to everyone instead would outlive us. So one capability is kept over setuid and exec (an
-    ambient one, see capabilities(7)): to read and pass everything, or if we don't have that (Docker), or if root's
-    umask took the programs' x bit, to override permissions altogether. PostgreSQL then can do no more than we can.
-    """
-    for_everyone = program.stat().st_mode & 0o005 == 0o005
-    if sys.platform == "linux":
-        _prctl(PR_SET_KEEPCAPS, 1)
-    os.setgroups([])
-    os.setgid(account.gid)
-    os.setuid(account.uid)
-    # access(2) leaves capabilities aside.
-    if sys.platform != "linux" or (os.access(program, os.R_OK | os.X_OK) and os.access(data_dir, os.X_OK)):
-        return
-    for capability in (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE) if for_everyone else (CAP_DAC_OVERRIDE,):
-        # PostgreSQL asks access(2) about its programs, which heeds capabilities only with this bit set.
-        if _set_capabilities(permitted=capability | CAP_SETPCAP, inheritable=capability):
-            _prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
-        # Permitted must be no more than ambient will be: else exec counts as a gain of privilege, which clears
-        # PR_SET_PDEATHSIG and makes the loader deaf to the wheel's $ORIGIN.
-        if _set_capabilities(permitted=capability, inheritable=capability):
-            _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability.bit_length() - 1)
-            return
-
-
-def _set_capabilities(*, permitted: int, inheritable: int) -> bool:
-    """Have these, effective as far as permitted, and no others for ever. False when that would be a gain."""
-    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
-    return bool(_libc.capset(header, (ctypes.c_uint32 * 6)(permitted, permitted, inheritable)) == 0)
-
-
-def _prctl(option: int, *arguments: int) -> None:
-    words = [ctypes.c_ulong(argument) for argument in (*arguments, 0, 0, 0, 0)[:4]]
-    if _libc.prctl(ctypes.c_int(option), *words) != 0:
-        raise OSError(ctypes.get_errno(), f"prctl({option})")

@@ -26,7 +26,7 @@ from piccolo.columns.base import OnDelete
 from piccolo.constraints import Check, Unique
 from piccolo.table import Table
 
-from app.db import UUID7
+from app.identifiers import UUID7
 from processing.failures import FailureCode
 from processing.kinds import MediaKind
 from processing.variants import VariantName

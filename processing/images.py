@@ -83,6 +83,7 @@ def render(
     Decodes once. Animated pictures give their first frame. Raises ProcessingFailed: UNSUPPORTED, CORRUPT,
     TOO_MANY_PIXELS; OSError when `into` can't be written to.
     """
+    assert specs  # within _reading, it would be the file's fault
     with _opened(source, type, limits) as image, _reading():
         orientation = _orientation(image)
         displayed = _displayed(image.size, orientation)

@@ -9,13 +9,13 @@ from typing import Final
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
 
-def die_with(parent: int) -> None:
-    """Have this process killed when the thread that started it ends; `parent` is that thread's process id.
+def die_with(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
+    """Have this process get the signal when the thread that started it ends; `parent` is that thread's process id.
 
     Linux only: elsewhere nothing happens. To be called in the child, after any change of user, which would undo it.
     """
     if sys.platform != "linux":
         return
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:  # it ended before we asked
-        os.kill(os.getpid(), signal.SIGKILL)
+        os._exit(1)

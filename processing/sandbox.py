@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import resource
 import signal
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -20,6 +19,7 @@ from pebble.common.types import CONSTS
 from processing import images
 from processing.failures import FailureCode, ProcessingFailed
 from processing.kinds import FileType
+from processing.lifeline import die_with
 from processing.limits import MIB, Limits
 from processing.variants import Facts, Rendered, VariantSpec
 
@@ -31,7 +31,6 @@ T = TypeVar("T")
 _FILE_BYTES: Final = 256 * MIB  # the largest file that a child may write; a variant picture has less than 1 MiB
 _OPEN_FILES: Final = 64  # a child has a dozen
 _NICENESS: Final = 5  # requests and the database go before pictures
-_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 _M_TRIM_THRESHOLD: Final = -1  # glibc's malloc.h
 _M_MMAP_THRESHOLD: Final = -3
 _KEPT_BYTES: Final = 64 * MIB
@@ -139,7 +138,7 @@ def _confine(limits: Limits, parent: int) -> None:
     # Both signals may reach the whole group (Ctrl-C, systemd). The parent decides what becomes of work in hand.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    _die_with(parent)
+    die_with(parent)
     _reuse_memory()
     os.environ.clear()  # secrets of the deployment, of which no decoder needs any
     os.nice(_NICENESS)
@@ -152,15 +151,6 @@ def _confine(limits: Limits, parent: int) -> None:
         with suppress(ValueError, OSError):  # macOS refuses RLIMIT_AS; nobody may go above an outer limit
             resource.setrlimit(which, (value, value))
     warnings.simplefilter("ignore")  # Pillow quotes the file in its warnings
-
-
-def _die_with(parent: int) -> None:
-    """No child may outlive its parent, however that ends. Elsewhere than on Linux it ends after the file in hand."""
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it was gone before the call
-        os._exit(1)
 
 
 def _reuse_memory() -> None:

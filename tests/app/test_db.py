@@ -21,17 +21,16 @@ from piccolo.conf.apps import AppConfig
 from piccolo.query import Query
 from piccolo.table import Table
 
-from app import db
+from app import db, identifiers
 from app.db import (
-    UUID7,
     AbortedTransactionError,
     ForeignTaskError,
     HeirloomEngine,
     PoolExhaustedError,
     TransactionEndedError,
     hydrate,
-    uuid7,
 )
+from app.identifiers import UUID7, uuid7
 from tests.postgres import create_database, drop_database
 
 DB = HeirloomEngine()  # the name by which Piccolo's migrations find it
@@ -491,7 +490,7 @@ def test_identifiers_are_of_version_7_and_ascend() -> None:
 
 
 def test_identifiers_ascend_though_the_clock_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = db._UUID7Source()
+    source = identifiers._UUID7Source()
     first = source.make()
     monkeypatch.setattr(time, "time_ns", lambda: 1_000_000_000)
     assert first < source.make() < source.make()

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 import httpx
-import psutil  # type: ignore[import-untyped]  # it has no types of its own
+import psutil
 import pytest
 
 from app.files import RangeNotSatisfiable, parse_range

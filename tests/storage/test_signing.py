@@ -141,6 +141,12 @@ ENDPOINTS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def oracle() -> botocore.session.Session:
+    """One for all: it keeps the service descriptions that it has read."""
+    return botocore.session.Session()
+
+
 class TestS3Presigner:
     """botocore says what is right."""
 
@@ -155,10 +161,15 @@ class TestS3Presigner:
     @pytest.mark.parametrize("endpoint_url", ENDPOINTS)
     @pytest.mark.parametrize("region", ["us-east-1", "eu-central-1"])
     def test_the_same_bytes_as_botocore(
-        self, clock: list[datetime], endpoint_url: str | None, token: str | None, region: str
+        self,
+        oracle: botocore.session.Session,
+        clock: list[datetime],
+        endpoint_url: str | None,
+        token: str | None,
+        region: str,
     ) -> None:
         credentials = S3Credentials("AKIA/EXAMPLE+", "secret/with+odd=characters", token)
-        client = botocore.session.Session().create_client(
+        client = oracle.create_client(
             "s3",
             region_name=region,
             endpoint_url=endpoint_url,

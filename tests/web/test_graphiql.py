@@ -159,3 +159,15 @@ async def test_a_refused_socket_says_why_and_a_carried_token_goes(graphiql: Grap
     await graphiql.run("subscription Second { connection }")
     await graphiql.shows(RESPONSE, "The socket was closed: 4403 Forbidden. Look at the token under Headers.")
     await graphiql.headers_show("{}")
+
+
+async def test_a_refused_request_says_why_and_a_carried_token_goes(graphiql: GraphiQL) -> None:
+    await graphiql.run('mutation Login { login(token: "expired", person: "") { accessToken } }')
+    await graphiql.headers_show("Bearer expired")
+    await graphiql.run('query Header { header(name: "authorization") }')
+    await graphiql.shows(RESPONSE, '{"errors": [{"message": "The token has expired."}]}')
+    await graphiql.headers_show("{}")
+    # Chromium's own note of the status, and nothing beside it.
+    [note] = graphiql.page.problems
+    assert "status of 401" in note
+    graphiql.page.problems.clear()
