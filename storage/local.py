@@ -28,7 +28,7 @@ from storage.signing import DEFAULT_LIFETIME, DEFAULT_WINDOW, SigningWindow, Url
 
 INCOMING = ".incoming"  # no key can begin with a dot
 LIST_BATCH = 500  # objects a thread's hop: a hop costs as much as some twenty stats
-FOLDER_RACE_ATTEMPTS = 5  # a delete may remove the folder that a put has just made
+FOLDER_RACE_ATTEMPTS = 20  # deletes may remove the folder that a put has just made; each loses some 50 µs
 
 # Not ours to judge: these mean that a hard link can't be had here, and a copy is made instead.
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS}
@@ -138,7 +138,7 @@ class LocalStorage:
                 made = _make_folders(path.parent)
                 temporary.replace(path)
                 break
-            except FileNotFoundError:
+            except (FileNotFoundError, FileExistsError):  # mkdir reports a folder that goes as one that "exists"
                 if attempt == FOLDER_RACE_ATTEMPTS - 1:
                     raise
         for folder in (path.parent, *made):

@@ -7,6 +7,7 @@ import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from hashlib import sha256
 from typing import Literal
 from urllib.parse import quote, urlsplit
@@ -141,10 +142,7 @@ class S3Presigner:
     def url(self, key: str, *, period: Period, disposition: Disposition, filename: str | None) -> str:
         """A URL for a validated `key`. A plain `inline` says nothing more than the object's own headers do."""
         frame = self._frame if self._frame.period is period else self._new_frame(period)
-        operation = ""
-        if filename or disposition != "inline":
-            value = quote(content_disposition(disposition, filename), safe="-._~")
-            operation = f"response-content-disposition={value}"
+        operation = _disposition_parameter(disposition, filename)
         path = self._path + key
         # The canonical query is sorted: `response-…` comes after `X-Amz-…`, though the URL has it before.
         canonical = (
@@ -195,6 +193,13 @@ class _Frame:
     url_query: str
     to_sign: str
     key: bytes
+
+
+@lru_cache(maxsize=4096)
+def _disposition_parameter(disposition: Disposition, filename: str | None) -> str:
+    if not filename and disposition == "inline":
+        return ""
+    return f"response-content-disposition={quote(content_disposition(disposition, filename), safe='-._~')}"
 
 
 def _host_header(url: str) -> str:

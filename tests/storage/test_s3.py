@@ -61,7 +61,7 @@ async def keys_below(storage: ObjectStorage, prefix: str) -> list[str]:
 
 async def assert_unavailable(storage: S3Storage, source: Path) -> None:
     """Every operation says that the storage is unavailable, and nothing else."""
-    for attempt in (
+    outcomes = await asyncio.gather(
         storage.ready(),
         storage.ensure_bucket(),
         storage.put("a/b.bin", b"bytes", size=5, content_type=BINARY),
@@ -70,9 +70,9 @@ async def assert_unavailable(storage: S3Storage, source: Path) -> None:
         storage.delete(["a/b.bin"]),
         read(storage, "a/b.bin"),
         keys_below(storage, "a/"),
-    ):
-        with pytest.raises(StorageUnavailable):
-            await attempt
+        return_exceptions=True,
+    )
+    assert [type(outcome) for outcome in outcomes] == [StorageUnavailable] * 8
 
 
 async def test_its_bucket_is_made_once(rclone_server: S3Server) -> None:
@@ -143,7 +143,7 @@ async def test_a_server_that_never_answers(tmp_path: Path) -> None:
     async with storage_on(silence) as storage:
         begun = time.monotonic()
         await assert_unavailable(storage, sparse_file(tmp_path / "large", BUFFERED_BYTES))
-        assert time.monotonic() - begun < 15
+        assert time.monotonic() - begun < 5
 
 
 async def test_a_server_that_fails(tmp_path: Path) -> None:
