@@ -23,6 +23,7 @@ from app.tables import Session, UserRole
 ALGORITHM: Final = "HS256"
 ACCESS: Final = "access"
 REFRESH: Final = "refresh"
+ENDED: Final = "This session has ended."
 
 
 def derived_key(secret_key: str, purpose: str) -> bytes:
@@ -67,7 +68,7 @@ class Tokens:
             )
         except jwt.ExpiredSignatureError as error:
             raise Unauthenticated("This token has expired.") from error
-        except jwt.InvalidTokenError as error:
+        except (jwt.InvalidTokenError, RecursionError) as error:  # the latter from a header of brackets in brackets
             raise Unauthenticated("This token is not valid.") from error
         if claims["typ"] != purpose:
             raise Unauthenticated("This token is not valid.")
@@ -95,8 +96,12 @@ async def authenticate(tokens: Tokens, authorization: str | None) -> Viewer | No
         .first()
     )
     if found is None:
-        raise Unauthenticated("This session has ended.")
+        raise Unauthenticated(ENDED)
     return Viewer(found["user"], UserRole(found["user.role"]), found["id"])
+
+
+async def is_alive(session: uuid.UUID) -> bool:
+    return await Session.exists().where(Session.id == session, alive(datetime.now(UTC)))
 
 
 def alive(now: datetime) -> Any:

@@ -87,13 +87,25 @@ async def delete(
     Raises NotFound or Forbidden.
     """
     async with DB.transaction() as transaction:
-        await changeable(viewer, entity_id, kind)
+        await hold(viewer, entity_id, kind)
         ids = [entity_id]
         if with_them is not None:
             ids += [row["entity"] for row in await with_them]
         await trash.put(transaction, Media.entity.is_in(ids))
         await Entity.delete().where(Entity.id.is_in(ids))
     return entity_id
+
+
+async def hold(viewer: Viewer, entity_id: uuid.UUID, kind: EntityKind | None = None) -> None:
+    """Keep an entity as it is until the transaction ends: neither deleted, nor its media added to or taken away.
+
+    To be called before any of its media is locked, or two that change the same entity wait for each other for ever.
+    Raises NotFound or Forbidden.
+    """
+    of_kind = Entity.id == entity_id if kind is None else (Entity.id == entity_id) & (Entity.kind == kind.value)
+    held = await Entity.select(Entity.id).where(of_kind, changeable_entities(viewer)).lock_rows("UPDATE")
+    if not held:
+        raise await refused(viewer, entity_id, kind)
 
 
 async def refused(viewer: Viewer, entity_id: uuid.UUID, kind: EntityKind | None) -> Exception:

@@ -23,7 +23,7 @@ from piccolo.querystring import QueryString
 
 from app.db import HeirloomTransaction
 from app.piccolo_conf import DB
-from app.tables import EventKind
+from app.tables import EventKind, one_of
 
 logger = logging.getLogger(__name__)
 
@@ -74,14 +74,16 @@ _INSERT: Final = f"""
 # Transactions commit in another order than they began. Below the snapshot's xmin all are over, so what is read there is
 # complete, and nothing will appear before a cursor that has been passed.
 _COLUMNS: Final = "xid::text::bigint AS xid, id, kind, media, session, data::text AS data, occurred_at"
+# While a deployment is being renewed, a process of its next version may write what this one doesn't know.
+_KNOWN: Final = one_of("kind", EventKind)
 _NEW: Final = f"""
     SELECT {_COLUMNS}, xid < pg_snapshot_xmin(pg_current_snapshot()) AS settled
-    FROM event WHERE (xid, id) > ($1::text::xid8, $2) ORDER BY event.xid, id LIMIT {BATCH}
+    FROM event WHERE (xid, id) > ($1::text::xid8, $2) AND {_KNOWN} ORDER BY event.xid, id LIMIT {BATCH}
 """
 _NEW_ABOUT: Final = f"""
     SELECT {_COLUMNS} FROM event
-    WHERE (media = ANY($3) OR session = ANY($3)) AND (xid, id) > ($1::text::xid8, $2)
-      AND xid < pg_snapshot_xmin(pg_current_snapshot())
+    WHERE (media = ANY({{}}) OR session = ANY({{}})) AND (xid, id) > ({{}}::text::xid8, {{}})
+      AND xid < pg_snapshot_xmin(pg_current_snapshot()) AND {_KNOWN}
     ORDER BY event.xid, id LIMIT {BATCH}
 """
 _LATEST_ABOUT: Final = f"""
@@ -112,6 +114,13 @@ async def latest(media: uuid.UUID, kinds: Sequence[EventKind]) -> Happening | No
     return Happening.of(rows[0]) if rows else None
 
 
+async def read_about(subjects: Sequence[uuid.UUID], after: Cursor) -> list[Happening]:
+    """Up to BATCH events about these media and sessions behind the cursor, in commit order."""
+    about = list(subjects)
+    rows = await DB.run_querystring(QueryString(_NEW_ABOUT, about, about, str(after.xid), after.id))
+    return [Happening.of(row) for row in rows]
+
+
 @dataclass(eq=False, slots=True)
 class Subscription:
     """What one listener wants to hear of, and has not heard yet: bounded, and never losing.
@@ -120,7 +129,6 @@ class Subscription:
     caught up: a slow one costs its own time, and no memory.
     """
 
-    hub: EventHub
     subjects: tuple[uuid.UUID, ...]
     cursor: Cursor
     _queue: deque[Happening] = field(default_factory=deque)
@@ -128,9 +136,8 @@ class Subscription:
     _behind: bool = False
 
     def offer(self, happening: Happening) -> None:
-        if len(self._queue) >= QUEUE:
-            self._behind = True
-            self._queue.clear()
+        # What is queued by then stays: it comes before all that the table will be asked for.
+        self._behind = self._behind or len(self._queue) >= QUEUE
         if not self._behind:
             self._queue.append(happening)
         self._wake.set()
@@ -152,13 +159,12 @@ class Subscription:
             await self._wake.wait()
 
     async def _catch_up(self) -> None:
-        # Set before reading: what the hub offers meanwhile is queued, and comes after what was read.
-        self._behind = False
-        missed = await self.hub.read_about(self.subjects, self.cursor)
-        if len(missed) == BATCH:
-            self._behind = True
-            self._queue.clear()
-        self._queue.extendleft(reversed(missed))
+        """May be cut off at any moment: it stays behind, and is read again."""
+        self._wake.clear()
+        missed = await read_about(self.subjects, self.cursor)
+        self._queue.extend(missed)
+        # Caught up, unless there is more, or the hub has offered what was not read any more.
+        self._behind = len(missed) == BATCH or self._wake.is_set()
 
 
 class EventHub:
@@ -193,7 +199,7 @@ class EventHub:
     def subscribe(self, *subjects: uuid.UUID) -> Iterator[Subscription]:
         """Events about these media and sessions that commit from now on."""
         assert self._cursor is not None, "the hub has been started"
-        subscription = Subscription(self, subjects, self._cursor)
+        subscription = Subscription(subjects, self._cursor)
         for subject in subjects:
             self._subscriptions[subject].add(subscription)
         try:
@@ -204,31 +210,27 @@ class EventHub:
                 if not self._subscriptions[subject]:
                     del self._subscriptions[subject]
 
-    async def read_about(self, subjects: Sequence[uuid.UUID], after: Cursor) -> list[Happening]:
-        """Up to BATCH events about these subjects behind the cursor, in commit order."""
-        connection = await self._connect()
-        try:
-            rows = await connection.fetch(_NEW_ABOUT, str(after.xid), after.id, list(subjects))
-        finally:
-            await connection.close()
-        return [Happening.of(row) for row in rows]
-
     async def _run(self) -> None:
         failures = 0
         while True:
             try:
                 async with _listening(self._connect, self._look) as connection:
                     if self._cursor is None:
-                        self._cursor = Cursor(await connection.fetchval(_NOW), -1)
+                        self._cursor = Cursor(await connection.fetchval(_NOW, timeout=STATEMENT_SECONDS), -1)
                     self._running.set()
                     self._connected = True
-                    failures = 0
                     while not connection.is_closed():
                         await self._read_all(connection)
+                        failures = 0
                         await self._pause(POLL_SECONDS)
+                logger.warning("The event listener lost its connection and starts anew")
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                self._connected = False
                 logger.warning("The event listener lost its connection and starts anew: %r", error)
+            except Exception:
+                # Whatever it is: a task that ended here would leave all subscribers waiting, and nobody knowing.
+                logger.exception("The event listener failed, and starts anew")
+            finally:
+                self._connected = False
             await asyncio.sleep(RECONNECT_SECONDS[min(failures, len(RECONNECT_SECONDS) - 1)])
             failures += 1
 
@@ -268,7 +270,8 @@ async def _listening(connect: Connect, look: asyncio.Event) -> AsyncIterator[asy
     connection = await connect()
     try:
         connection.add_termination_listener(lambda _: look.set())
-        await connection.add_listener(CHANNEL, lambda *_: look.set())
+        async with asyncio.timeout(STATEMENT_SECONDS):
+            await connection.add_listener(CHANNEL, lambda *_: look.set())
         yield connection
     finally:
         connection.terminate()

@@ -7,7 +7,7 @@ import binascii
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, Generic, TypeVar
 
 import orjson
@@ -32,12 +32,20 @@ class SortKey:
     parse: Callable[[Any], Any]
 
 
-def _instant(raw: Any) -> datetime:
-    return datetime.fromisoformat(raw)
+def instant(raw: Any) -> datetime:
+    return datetime.fromisoformat(raw).astimezone(UTC)
+
+
+def integer(raw: Any) -> int:
+    """Raises ValueError for what PostgreSQL's integer doesn't hold."""
+    number = int(raw)
+    if not -(2**31) <= number < 2**31:
+        raise ValueError(raw)
+    return number
 
 
 def created(table: str) -> SortKey:
-    return SortKey(f"{table}.created_at", "timestamptz", lambda row: row.created_at, _instant)
+    return SortKey(f"{table}.created_at", "timestamptz", lambda row: row.created_at, instant)
 
 
 def identity(table: str) -> SortKey:
@@ -67,7 +75,7 @@ class Order:
             name, *raw = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
             if name == self.name and len(raw) == len(self.keys):
                 return [key.parse(value) for key, value in zip(self.keys, raw, strict=True)]
-        except (ValueError, TypeError, AttributeError, binascii.Error):
+        except (ValueError, TypeError, AttributeError, OverflowError, binascii.Error):
             pass
         raise BadInput("This cursor is not one of this list in this order.", "after")
 

@@ -15,15 +15,19 @@ from piccolo.columns.combination import WhereRaw
 from piccolo.custom_types import Combinable
 
 from app import events, jobs, stages, text
-from app.access import Viewer, changeable_media, public_media, refusal, signed_in, visible_media
+from app.access import NOTHING, Viewer, changeable_media, public_media, refusal, signed_in, visible_media
 from app.db import hydrate
 from app.errors import BadInput
-from app.keyset import Order, Page, SortKey, created, identity, page
+from app.keyset import Order, Page, SortKey, created, identity, instant, integer, page
 from app.piccolo_conf import DB
 from app.slots import PRIORITY_AGAIN
 from app.stages import Stage
 from app.tables import Entity, EventKind, Media, MediaStatus, Variant
 from processing.kinds import MediaKind
+
+
+# asyncpg sends these for what PostgreSQL calls by the same names, and takes no text in their place.
+_INFINITIES: Final = {"-infinity": datetime.min.replace(tzinfo=UTC), "infinity": datetime.max.replace(tzinfo=UTC)}
 
 
 def _taken(missing: str) -> SortKey:
@@ -32,8 +36,8 @@ def _taken(missing: str) -> SortKey:
         taken_at: datetime | None = row.taken_at
         return taken_at.isoformat() if taken_at else missing
 
-    def parse(raw: Any) -> datetime | str:
-        return raw if raw == missing else datetime.fromisoformat(raw)
+    def parse(raw: Any) -> datetime:
+        return _INFINITIES[missing] if raw == missing else instant(raw)
 
     return SortKey(f"coalesce(media.taken_at, '{missing}'::timestamptz)", "timestamptz", value, parse)
 
@@ -46,7 +50,7 @@ TAKEN_NEWEST: Final = Order("taken-newest", (_taken("-infinity"), _ID), descendi
 TAKEN_OLDEST: Final = Order("taken-oldest", (_taken("infinity"), _ID), descending=False)
 GALLERY: Final = Order(
     "gallery",
-    (SortKey("media.sort_order", "integer", lambda row: row.sort_order, int), _CREATED, _ID),
+    (SortKey("media.sort_order", "integer", lambda row: row.sort_order, integer), _CREATED, _ID),
     descending=False,
 )
 
@@ -64,13 +68,14 @@ class MediaFilter:
     in_trash: bool | None = None
 
     def where(self) -> Combinable:
+        """Raises BadInput for what can't be a tag."""
         conditions: list[Combinable] = [Media.deleted_at.is_not_null() if self.in_trash else Media.deleted_at.is_null()]
         if self.kinds is not None:
             conditions.append(WhereRaw("media.kind = ANY({})", [kind.value for kind in self.kinds]))
         if self.statuses is not None:
             conditions.append(WhereRaw("media.status = ANY({})", [status.value for status in self.statuses]))
         if self.tags:
-            conditions.append(WhereRaw("media.tags @> {}::varchar[]", list(self.tags)))
+            conditions.append(WhereRaw("media.tags @> {}::varchar[]", text.tags(self.tags)))
         if self.missing_alt_text is not None:
             conditions.append(Media.alt_text.is_null() if self.missing_alt_text else Media.alt_text.is_not_null())
         conditions += [
@@ -101,6 +106,8 @@ async def load(viewer: Viewer | None, ids: Sequence[uuid.UUID]) -> list[Media]:
 
 
 async def find_public(public_id: str) -> Media | None:
+    if not text.storable(public_id):
+        return None
     row = await Media.select().where(Media.public_id == public_id, public_media()).first()
     return hydrate(Media, row) if row else None
 
@@ -126,7 +133,7 @@ async def of_entity(
 ) -> Page[Media]:
     where = (Media.entity == entity.id) & visible_media(viewer) & which.where()
     if slot is not None:
-        where = where & (Media.slot == slot)
+        where = where & (Media.slot == slot if text.storable(slot) else NOTHING)
     return await page(Media, where, order=order, first=first, after=after, most=most)
 
 
@@ -139,8 +146,11 @@ async def in_slots(viewer: Viewer | None, places: Sequence[tuple[uuid.UUID, str]
 
 
 async def variants_of(ids: Sequence[uuid.UUID]) -> list[Variant]:
-    """Variants of media that the caller has been found to see."""
-    rows = await Variant.select().where(Variant.media.is_in(list(ids))).order_by(Variant.width)
+    """Variants of media that the caller has been found to see, in the order of their specs, by which they were made.
+
+    Not by width: those of a small picture are all as wide.
+    """
+    rows = await Variant.select().where(Variant.media.is_in(list(ids))).order_by(Variant.id)
     return [hydrate(Variant, row) for row in rows]
 
 
@@ -206,11 +216,16 @@ async def reprocess(viewer: Viewer | None, media_id: uuid.UUID) -> Media:
 
 async def _yield_primary(viewer: Viewer, media_id: uuid.UUID) -> None:
     """One of a slot is its primary: the others give way first, as the index demands."""
-    row = await Media.select(Media.entity, Media.slot).where(Media.id == media_id, changeable_media(viewer)).first()
+    wanted = Media.select(Media.entity, Media.slot, Media.deleted_at)
+    row = await wanted.where(Media.id == media_id, changeable_media(viewer)).first()
     if row is None:
         return
     if row["entity"] is None:
         raise BadInput("Only media that belongs to something can be the primary of it.", "is_primary")
+    if row["deleted_at"] is not None:
+        raise BadInput("What is in the trash can't be the primary.", "is_primary")
+    # Two that would be primary at once take turns. Whoever may change the media need not be able to change the entity.
+    await Entity.select(Entity.id).where(Entity.id == row["entity"]).lock_rows("UPDATE")
     await Media.update({Media.is_primary: False}).where(
         Media.entity == row["entity"], Media.slot == row["slot"], Media.is_primary.eq(True), Media.id != media_id
     )

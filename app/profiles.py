@@ -47,6 +47,7 @@ async def create(
         async with AsyncExitStack() as stack:
             tickets = await _store(stack, services, owner, entity, pictures)
             async with DB.transaction() as transaction:
+                await entities.hold(owner, person_id, EntityKind.PERSON)
                 await Entity.insert(entity)
                 await Profile.insert(Profile(entity=entity.id, person=person_id, bio=bio))
                 await _hang(transaction, owner, tickets)
@@ -68,6 +69,7 @@ async def update(
     async with AsyncExitStack() as stack:
         tickets = await _store(stack, services, owner, entity, pictures)
         async with DB.transaction() as transaction:
+            await entities.hold(owner, profile_id, EntityKind.PROFILE)
             entity = await entities.change(owner, EntityKind.PROFILE, profile_id, changes)
             if "bio" in changes:
                 await Profile.update({Profile.bio: text.prose(changes["bio"], "bio")}).where(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -18,6 +19,7 @@ T = TypeVar("T")
 KIB = 1024
 MIB = 1024 * KIB
 PREFIX = "HEIRLOOM_"
+WHOLE_NUMBER = re.compile(r"-?[0-9]{1,20}")
 SECRET_KEY_LENGTH = 32  # characters; 256 bits of hex halves make 64, a pass phrase needs at least this
 
 
@@ -36,15 +38,18 @@ def _text(raw: str) -> str:
 
 
 def _path(raw: str) -> Path:
-    return Path(raw).expanduser().absolute()
+    try:
+        return Path(raw).expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError("names a user who has no home folder here") from error
 
 
 def _between(low: int, high: int) -> Callable[[str], int]:
     def read(raw: str) -> int:
-        number = int(raw) if raw.lstrip("-").isdecimal() else None
-        if number is None or not low <= number <= high:
+        # Not by int() alone, which takes "1_000" and " ٣"; nor of any length, of which it has a limit of its own.
+        if not WHOLE_NUMBER.fullmatch(raw) or not low <= int(raw) <= high:
             raise ValueError(f"must be a whole number from {low} to {high}")
-        return number
+        return int(raw)
 
     return read
 
@@ -67,8 +72,9 @@ def _url(*schemes: str) -> Callable[[str], str]:
     def read(raw: str) -> str:
         try:
             parts = urlsplit(raw)
-        except ValueError as error:
-            raise ValueError(f"is no URL: {error}") from error
+            _ = parts.port
+        except ValueError as error:  # whose message quotes the URL, and with it perhaps a password
+            raise ValueError("is no URL") from error
         if parts.scheme not in schemes or not (parts.netloc or parts.scheme.startswith("postgres")):
             raise ValueError(f"must be a URL that begins with {' or '.join(f'{scheme}://' for scheme in schemes)}")
         return raw.rstrip("/")
@@ -88,8 +94,15 @@ def _secret(raw: str) -> str:
 
 
 def _origins(raw: str) -> tuple[str, ...]:
-    origin = _url("http", "https")
-    return tuple(origin(item.strip()) for item in raw.split(",") if item.strip())
+    return tuple(_origin(item.strip()) for item in raw.split(",") if item.strip())
+
+
+def _origin(raw: str) -> str:
+    origin = _url("http", "https")(raw)
+    parts = urlsplit(origin)
+    if origin != f"{parts.scheme}://{parts.netloc}":
+        raise ValueError("must be origins such as https://example.org, with nothing behind the host and port")
+    return origin.lower()  # as browsers send it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,15 +221,19 @@ def _completed(values: dict[str, Any]) -> Settings:
     if not settings.secret_key:
         if not settings.laptop:
             raise SettingsError("HEIRLOOM_SECRET_KEY must be set when HEIRLOOM_DATABASE_URL is.")
-        values["secret_key"] = _kept_secret(values["data_dir"] / "secret_key")
+        kept = values["data_dir"] / "secret_key"
+        try:
+            values["secret_key"] = _kept_secret(kept)
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"HEIRLOOM_DATA_DIR: {kept} can't be made or read: {error}.") from error
     return Settings(**values)
 
 
 def _kept_secret(path: Path) -> str:
     """The key in the data folder; the first of several processes that start at once makes it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     made = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
         made.touch(mode=0o600)
         made.write_text(secrets.token_hex(SECRET_KEY_LENGTH))
         try:
@@ -227,3 +244,16 @@ def _kept_secret(path: Path) -> str:
         finally:
             made.unlink()
     return _secret(path.read_text().strip())
+
+
+def table() -> str:
+    """The settings as rows of a Markdown table, as the README has them."""
+    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    for each in fields(Settings):
+        default = "" if each.default is MISSING or each.default in {None, "", ()} else f"`{_written(each.default)}`"
+        rows.append(f"| `{PREFIX}{each.name.upper()}` | {default} | {each.metadata['doc']} |")
+    return "\n".join(rows)
+
+
+def _written(value: object) -> str:
+    return f"{value.total_seconds():.0f}" if isinstance(value, timedelta) else str(value)

@@ -15,6 +15,11 @@ TAG_LENGTH: Final = 100
 TAGS: Final = 50
 
 
+def storable(value: str) -> bool:
+    """Whether there can be such a text in the database at all: what is asked for by another is not found."""
+    return "\x00" not in value
+
+
 def line(value: str, field: str, *, most: int = NAME_LENGTH) -> str:
     """One line of 1 to `most` characters, control characters refused, white space folded, in NFC."""
     folded = unicodedata.normalize("NFC", " ".join(value.split()))

@@ -16,14 +16,13 @@ import asyncpg
 from piccolo.columns.combination import WhereRaw
 
 from app import entities, jobs, slots, stages, text, trash
-from app.access import Viewer, changeable_entities, signed_in
+from app.access import Viewer, signed_in
 from app.db import HeirloomTransaction, hydrate
 from app.errors import (
     BadInput,
     Conflict,
     FileTooLarge,
     HeirloomError,
-    NotFound,
     StorageFailed,
     UnsupportedType,
 )
@@ -109,15 +108,16 @@ async def receive(
     """
     owner = signed_in(viewer)
     columns = cleaned(words)
+    key = columns["idempotency_key"]  # as it is stored: what was cleaned away must not make it another key
     place = await _place(owner, entity_id, slot)
-    if before := await _received_before(owner, file, place, words.idempotency_key):
+    if before := await _received_before(owner, file, place, key):
         return before
     try:
         async with stored(services, owner, file, place) as ticket, DB.transaction() as transaction:
             return Receipt(await put_in_place(transaction, owner, ticket, columns))
     except asyncpg.UniqueViolationError:
         # The same file, or key, came twice at once, and the other was first.
-        if before := await _received_before(owner, file, place, words.idempotency_key):
+        if before := await _received_before(owner, file, place, key):
             return before
         raise
 
@@ -134,7 +134,7 @@ async def stored(services: Services, owner: Viewer, file: ReceivedFile, place: P
     except (HeirloomError, asyncpg.PostgresError):
         # The database has said no. (After a lost connection nobody knows whether the row is there: then the bytes stay,
         # and are found to have none by the sweep.)
-        await services.storage.delete([ticket.key])
+        await _discard(services, ticket)
         raise
 
 
@@ -144,7 +144,7 @@ async def put_in_place(
     """The row about stored bytes, its job and its event; what a slot for one held before gives way."""
     place, file = ticket.place, ticket.file
     if place.entity is not None:
-        await _hold(owner, place.entity)
+        await entities.hold(owner, place.entity.id, EntityKind(place.entity.kind))
     if place.slot.single and place.entity is not None:
         here = (Media.entity == place.entity.id) & (Media.slot == place.slot.name) & Media.deleted_at.is_null()
         await trash.replace(transaction, here)
@@ -264,10 +264,3 @@ async def _put(services: Services, ticket: UploadTicket) -> None:
     except StorageError as error:
         logger.error("An upload could not be stored: %r", error)  # noqa: TRY400 - its own errors need no traceback
         raise StorageFailed("The storage does not answer. Nothing was kept; try again later.") from error
-
-
-async def _hold(owner: Viewer, entity: Entity) -> None:
-    """Keep the entity as it is until the transaction ends: neither deleted, nor its single slots filled twice."""
-    held = await Entity.select(Entity.id).where(Entity.id == entity.id, changeable_entities(owner)).lock_rows("UPDATE")
-    if not held:
-        raise NotFound(f"There is no such {entity.kind.lower()}.", "entity_id")

@@ -31,7 +31,8 @@ from strawberry.types.execution import PreExecutionError
 from strawberry.types.graphql import OperationType
 from strawberry.types.unset import UnsetType
 
-from app.errors import HeirloomError, Unauthenticated
+from app.errors import Unauthenticated
+from graphql_schema.errors import MASKED, coded, unexpected
 from graphql_schema.multipart import (
     MalformedRequest,
     Parsed,
@@ -56,8 +57,6 @@ PREFLIGHT_HEADERS = (
 )
 CONNECTION_INIT_TIMEOUT = timedelta(seconds=10)  # an honest client sends it with its first packet
 CODES = {400: "BAD_REQUEST", 404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "PAYLOAD_TOO_LARGE"}
-
-MASKED = "Something went wrong on our side."
 
 Viewer = TypeVar("Viewer")
 AnyConnection = Request[Any, Any, Any] | WebSocket[Any, Any, Any]
@@ -267,6 +266,8 @@ class StrictController(GraphQLController[Any, None]):
             raise MalformedRequest("The request has no `query`.") from error
 
     async def process_result(self, request: Any, result: ExecutionResult) -> GraphQLHTTPResponse:
+        # What a hook of an extension raises has passed by those that would have masked it.
+        result.errors = [coded(error) for error in result.errors or ()] or None
         response = await super().process_result(request, result)
         if _failed_before_execution(result):
             # GraphQL, 7.1: `data` must not be present then. It is also how create_response knows.
@@ -376,11 +377,8 @@ async def _failures_as_results(results: AsyncGenerator[Any, None]) -> AsyncGener
     try:
         async for result in results:
             yield result
-    except HeirloomError as error:
-        yield PreExecutionError(None, [GraphQLError(error.message, extensions={"code": error.code})])
-    except Exception:
-        logger.exception("Unexpected failure of an operation on a socket")
-        yield PreExecutionError(None, [GraphQLError(MASKED, extensions={"code": "INTERNAL_SERVER_ERROR"})])
+    except Exception as error:
+        yield PreExecutionError(None, [coded(GraphQLError(str(error), original_error=error))])
 
 
 def _socket_authorization(connection_params: dict[str, Any]) -> str | None:
@@ -422,9 +420,14 @@ def _respond(
 
 
 def _refuse(
-    request: Request[Any, Any, Any], status: int, code: str, message: str, headers: dict[str, str] | None = None
+    request: Request[Any, Any, Any],
+    status: int,
+    code: str,
+    message: str,
+    headers: dict[str, str] | None = None,
+    **extensions: Any,
 ) -> Response[bytes]:
-    body = {"errors": [{"message": message, "extensions": {"code": code}}]}
+    body = {"errors": [{"message": message, "extensions": {"code": code, **extensions}}]}
     return _respond(_encode(body), status, _negotiate(request), headers)
 
 
@@ -447,5 +450,4 @@ def _on_litestar_error(request: Request[Any, Any, Any], error: HTTPException) ->
 
 
 def _on_unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    logger.error("Unexpected failure at the GraphQL edge", exc_info=error)
-    return _refuse(request, 500, "INTERNAL_SERVER_ERROR", MASKED)
+    return _refuse(request, 500, message=MASKED, **unexpected(error, "the GraphQL edge"))

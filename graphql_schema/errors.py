@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+MASKED = "Something went wrong on our side."
+
 ErrorCode = strawberry.enum(Code, name="ErrorCode")
 
 
@@ -57,10 +59,13 @@ class CodedErrors(MaskErrors):
         super().__init__()
 
     def _process_errors(self, errors: list[GraphQLError]) -> list[GraphQLError]:
-        return [_coded(error) for error in errors]
+        return [coded(error) for error in errors]
 
 
-def _coded(error: GraphQLError) -> GraphQLError:
+def coded(error: GraphQLError) -> GraphQLError:
+    """The error as a client may see it; one that is so already stays as it is."""
+    if error.original_error is None and "code" in (error.extensions or {}):
+        return error
     cause = error.original_error
     while isinstance(cause, GraphQLError) and cause.original_error is not None:
         cause = cause.original_error
@@ -69,9 +74,14 @@ def _coded(error: GraphQLError) -> GraphQLError:
     if cause is None or isinstance(cause, GraphQLError):
         code = "GRAPHQL_VALIDATION_FAILED" if error.path is None else Code.BAD_INPUT.value
         return _with(error, error.message, **{"code": code, **(error.extensions or {})})
+    return _with(error, MASKED, **unexpected(cause, "/".join(map(str, error.path or ["the operation"]))))
+
+
+def unexpected(error: Exception, where: str) -> dict[str, Any]:
+    """Log it in full; what the client is told of it is the id under which it stands there."""
     error_id = secrets.token_hex(8)
-    logger.error("Unexpected error %s at %s", error_id, error.path, exc_info=cause)
-    return _with(error, "Something went wrong on our side.", code="INTERNAL_SERVER_ERROR", id=error_id)
+    logger.error("Unexpected error %s at %s", error_id, where, exc_info=error)
+    return {"code": "INTERNAL_SERVER_ERROR", "id": error_id}
 
 
 def _with(error: GraphQLError, message: str, **extensions: Any) -> GraphQLError:

@@ -72,11 +72,22 @@ class UploadMutation:
         words = Words(tags=input.tags, is_public=bool(input.is_public))
         results = []
         for index, file in enumerate(input.files):
-            receipt, errors = await outcome(_receive(info, file, input, words))
+            receipt, errors = await outcome(_receive_one_of(info, index, file, input, words))
             row = receipt.media if receipt else None
             media_id = view(strawberry.ID, row.id) if row else None
             results.append(MediaBatchResult(index=index, id=media_id, media=view(Media, row), errors=errors))
         return MediaBatchPayload(results=results, errors=[])
+
+
+async def _receive_one_of(
+    info: Info, index: int, file: UploadedFile, given: UploadMediaBatchInput, words: Words
+) -> uploads.Receipt:
+    try:
+        return await _receive(info, file, given, words)
+    except HeirloomError as error:
+        if error.path == ("file",):
+            error.path = ("files", str(index))
+        raise
 
 
 async def _receive(

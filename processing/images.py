@@ -186,7 +186,7 @@ def _decode(image: ImageFile.ImageFile, frame: Size, orientation: int) -> Image.
 
 def _shrunk(image: Image.Image, size: Size, box: tuple[float, float, float, float] | None = None) -> Image.Image:
     # A gap of 1.0 averages whole blocks first and leaves BICUBIC a factor below 2. Against scaling down from the full
-    # picture by LANCZOS, halving again and again this way came out nearer than HAMMING, at a sixth of its time.
+    # picture by LANCZOS, halving again and again this way came out as near as HAMMING does, at a sixth of its time.
     return image.resize(size, Image.Resampling.BICUBIC, box, reducing_gap=1.0)
 
 

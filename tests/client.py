@@ -71,7 +71,9 @@ class Client:
         assert "errors" not in answer, answer["errors"]
         return _only(answer["data"])
 
-    async def post_files(self, query: str, variables: Json, files: Mapping[str, tuple[str, bytes | Path]]) -> httpx.Response:
+    async def post_files(
+        self, query: str, variables: Json, files: Mapping[str, tuple[str, bytes | Path]]
+    ) -> httpx.Response:
         """A multipart request; `files` by their paths into the variables, such as `input.file`."""
         operations = json.dumps({"query": query, "variables": variables})
         places = {str(index): [f"variables.{path}"] for index, path in enumerate(files)}
@@ -147,7 +149,8 @@ class Account(Client):
 
     async def person(self, name: str = "Grace Hopper", **fields: Any) -> Json:
         payload = await self.ask(
-            "mutation($input: CreatePersonInput!) { createPerson(input: $input) { person { id publicId name } errors { code } } }",
+            "mutation($input: CreatePersonInput!) { createPerson(input: $input) "
+            "{ person { id publicId name } errors { code } } }",
             input={"name": name, **fields},
         )
         assert payload["errors"] == []
@@ -156,7 +159,8 @@ class Account(Client):
 
     async def profile(self, person_id: str, **fields: Any) -> Json:
         payload = await self.ask(
-            "mutation($input: CreateProfileInput!) { createProfile(input: $input) { profile { id publicId name } errors { code } } }",
+            "mutation($input: CreateProfileInput!) { createProfile(input: $input) "
+            "{ profile { id publicId name } errors { code } } }",
             input={"personId": person_id, **fields},
         )
         assert payload["errors"] == []

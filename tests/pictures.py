@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import io
 import random
+import struct
+import zlib
 
 from PIL import Image
 
@@ -30,3 +32,27 @@ def tiny_pdf() -> bytes:
         b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj\n"
         b"3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 9 9]>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF\n"
     )
+
+
+@functools.cache
+def tiny_mp4() -> bytes:
+    """An MP4's first box, and an empty one: enough to be known by."""
+    return b"\x00\x00\x00\x18ftypisom\x00\x00\x02\x00isommp42" + b"\x00\x00\x00\x08free"
+
+
+@functools.cache
+def tiny_mp3() -> bytes:
+    """Two silent frames of MPEG 1 Layer III, 128 kbit/s at 44.1 kHz: 417 bytes each."""
+    return (b"\xff\xfb\x90\x00" + bytes(413)) * 2
+
+
+@functools.cache
+def tiny_heic() -> bytes:
+    """The first box of a phone's picture, and nothing behind it."""
+    return b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic"
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that says how large it is, and has no pixels: what a decompression bomb begins with."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))

@@ -34,7 +34,6 @@ class TestS3OnRclone(S3Contract):
         return rclone_storage
 
 
-@pytest.mark.xdist_group("radosgw")  # with `--dist loadgroup` only one worker starts it: it takes 12 s
 class TestS3OnRadosgw(S3Contract):
     @pytest.fixture
     def storage(self, radosgw_storage: S3Storage) -> S3Storage:

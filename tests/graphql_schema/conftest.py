@@ -1,0 +1,44 @@
+"""A server on which what an upload leaves behind can be counted, because nothing takes it away."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.client import Account, register
+from tests.postgres import create_database, drop_database
+from tests.server import Server, running
+
+MIB = 1024 * 1024
+# Just above the 20 MiB of an avatar, so that each limit can be passed alone.
+FILE_LIMIT = 21 * MIB
+REQUEST_LIMIT = 24 * MIB
+FILES_LIMIT = 3
+
+
+@pytest.fixture(scope="session")
+async def unattended(
+    server_dsn: str, worker_name: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Server]:
+    """An API process without a worker, with small limits and a database of its own."""
+    name = f"unattended_{worker_name}"
+    dsn = await create_database(server_dsn, name)
+    limits = {"max_file_bytes": FILE_LIMIT, "max_request_bytes": REQUEST_LIMIT, "max_files": FILES_LIMIT}
+    with running(tmp_path_factory.mktemp("unattended"), dsn, worker=False, **limits) as server:
+        yield server
+    await drop_database(server_dsn, name)
+
+
+@pytest.fixture
+async def ida(unattended: Server) -> AsyncIterator[Account]:
+    """Somebody who has just registered there."""
+    async with register(unattended.url, "Ida") as account:
+        yield account
+
+
+@pytest.fixture
+async def bob(unattended: Server) -> AsyncIterator[Account]:
+    """A stranger to Ida."""
+    async with register(unattended.url, "Bob") as account:
+        yield account
