@@ -33,9 +33,10 @@ def _told() -> tuple[type[Exception], ...]:
     """Failures whose message tells a person what to do."""
     from app.embedded import EmbeddedPostgresError  # noqa: PLC0415 - see _serve
     from app.errors import HeirloomError  # noqa: PLC0415
+    from app.migrate import MigrationError  # noqa: PLC0415
     from storage.base import StorageError  # noqa: PLC0415
 
-    return SettingsError, EmbeddedPostgresError, HeirloomError, StorageError
+    return SettingsError, EmbeddedPostgresError, MigrationError, HeirloomError, StorageError
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -90,13 +91,10 @@ def _migrate(_: argparse.Namespace) -> None:
 
 async def _migrated(_: Settings, dsn: str) -> None:
     from app.migrate import migrate  # noqa: PLC0415
-    from app.piccolo_conf import DB  # noqa: PLC0415
+    from app.wiring import open_database  # noqa: PLC0415
 
-    await DB.start(dsn, max_size=2)
-    try:
+    async with open_database(dsn, connections=2):
         await migrate()
-    finally:
-        await DB.close()
 
 
 def _create_admin(options: argparse.Namespace) -> None:

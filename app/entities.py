@@ -28,13 +28,13 @@ def public_id(prefix: str) -> str:
     return f"{prefix}-{''.join(secrets.choice(PUBLIC_ID_ALPHABET) for _ in range(PUBLIC_ID_LENGTH))}"
 
 
-def new(kind: EntityKind, owner: Viewer, name: str) -> Entity:
+def new(kind: EntityKind, owner: uuid.UUID, name: str) -> Entity:
     now = datetime.now(UTC)
     return Entity(
         kind=kind.value,
         public_id=public_id(PREFIXES[kind]),
         name=name,
-        owner=owner.id,
+        owner=owner,
         created_at=now,
         updated_at=now,
     )
@@ -91,6 +91,7 @@ async def delete(
         ids = [entity_id]
         if with_them is not None:
             ids += [row["entity"] for row in await with_them]
+            await Entity.select(Entity.id).where(Entity.id.is_in(ids)).lock_rows("UPDATE")
         await trash.put(transaction, Media.entity.is_in(ids))
         await Entity.delete().where(Entity.id.is_in(ids))
     return entity_id

@@ -72,7 +72,8 @@ _INSERT: Final = f"""
 """
 
 # Transactions commit in another order than they began. Below the snapshot's xmin all are over, so what is read there is
-# complete, and nothing will appear before a cursor that has been passed.
+# complete, and nothing will appear before a cursor that has been passed. (For this every writer commits durably: with
+# synchronous_commit off, a crash loses transactions that listeners have read, and their ids are given out once more.)
 _COLUMNS: Final = "xid::text::bigint AS xid, id, kind, media, session, data::text AS data, occurred_at"
 # While a deployment is being renewed, a process of its next version may write what this one doesn't know.
 _KNOWN: Final = one_of("kind", EventKind)

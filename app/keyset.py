@@ -49,7 +49,8 @@ def created(table: str) -> SortKey:
 
 
 def identity(table: str) -> SortKey:
-    return SortKey(f"{table}.id", "uuid", lambda row: row.id, uuid.UUID)
+    # As text: orjson knows Python's UUID, and not asyncpg's subclass of it.
+    return SortKey(f"{table}.id", "uuid", lambda row: str(row.id), uuid.UUID)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,6 @@ from app.stages import Stage
 from app.tables import Entity, EventKind, Media, MediaStatus, Variant
 from processing.kinds import MediaKind
 
-
 # asyncpg sends these for what PostgreSQL calls by the same names, and takes no text in their place.
 _INFINITIES: Final = {"-infinity": datetime.min.replace(tzinfo=UTC), "infinity": datetime.max.replace(tzinfo=UTC)}
 

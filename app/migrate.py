@@ -7,6 +7,7 @@ import io
 import logging
 from typing import Final
 
+import asyncpg
 from piccolo.apps.migrations.commands.forwards import ForwardsMigrationManager
 
 from app.piccolo_app import APP_NAME
@@ -25,11 +26,14 @@ class MigrationError(Exception):
 async def migrate() -> None:
     """Run the migrations that haven't run yet. Needs an open engine. Raises MigrationError."""
     said = io.StringIO()
-    async with DB.transaction() as transaction:
-        await transaction.connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
-        # Piccolo tells what it does by printing.
-        with contextlib.redirect_stdout(said):
-            result = await ForwardsMigrationManager(app_name=APP_NAME).run()
-        if not result.success:
-            raise MigrationError(result.message or said.getvalue())
+    try:
+        async with DB.transaction() as transaction:
+            await transaction.connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
+            # Piccolo tells what it does by printing.
+            with contextlib.redirect_stdout(said):
+                result = await ForwardsMigrationManager(app_name=APP_NAME).run()
+            if not result.success:
+                raise MigrationError(f"The database can't be brought up to date: {result.message}")
+    except asyncpg.PostgresError as error:
+        raise MigrationError(f"The database can't be brought up to date, and is as it was: {error}") from error
     logger.debug("%s", said.getvalue())

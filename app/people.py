@@ -19,7 +19,7 @@ from app.tables import Entity, EntityKind, Person, Profile
 async def create(viewer: Viewer | None, *, name: str, **details: str | None) -> Entity:
     """A new person, owned by the viewer; `details` are columns of Person."""
     owner = signed_in(viewer)
-    entity = entities.new(EntityKind.PERSON, owner, text.line(name, "name", most=text.TITLE_LENGTH))
+    entity = entities.new(EntityKind.PERSON, owner.id, text.line(name, "name", most=text.TITLE_LENGTH))
     columns = _cleaned(details)
     async with DB.transaction():
         await Entity.insert(entity)

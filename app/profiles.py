@@ -40,7 +40,8 @@ async def create(
     person = await entities.changeable(owner, person_id, EntityKind.PERSON)
     name = text.optional_line(name, "name", most=text.TITLE_LENGTH) or person.name
     bio = text.prose(bio, "bio")
-    entity = entities.new(EntityKind.PROFILE, owner, name)
+    # Whose the person is: an admin who makes it for somebody keeps nothing of it.
+    entity = entities.new(EntityKind.PROFILE, person.owner, name)
     if await Profile.exists().where(Profile.person == person_id):
         raise _has_one()
     try:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -18,7 +19,7 @@ import uvicorn
 from app.embedded import EmbeddedPostgres, address
 from app.main import create_app
 from app.migrate import migrate
-from app.settings import Settings
+from app.settings import Settings, SettingsError
 from app.wiring import open_services
 from processing.lifeline import die_with
 
@@ -73,6 +74,15 @@ class Server(uvicorn.Server):
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         await self._serve()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super().startup(sockets)
+        except SystemExit as error:
+            if isinstance(error.__context__, OSError):
+                reason = error.__context__.strerror
+                raise SettingsError(f"HEIRLOOM_HOST and HEIRLOOM_PORT: {reason}.") from error.__context__
+            raise
 
     def _stop(self) -> None:
         self.force_exit, self.should_exit = self.should_exit, True

@@ -6,15 +6,13 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 from storage.keys import DEFAULT_KEY_TEMPLATE, KeyTemplate
-
-T = TypeVar("T")
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -27,10 +25,9 @@ class SettingsError(Exception):
     """A sentence that names the variable at fault. The start stops with it."""
 
 
-def setting(read: Callable[[str], Any], default: Any = MISSING, *, doc: str) -> Any:
+def setting(read: Callable[[str], Any], default: Any, *, doc: str, secret: bool = False) -> Any:
     """A field read from `HEIRLOOM_<NAME>`; `read` raises ValueError with what is wrong with the text."""
-    metadata = {"read": read, "doc": doc}
-    return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
+    return field(default=default, repr=not secret, metadata={"read": read, "doc": doc, "secret": secret})
 
 
 def _text(raw: str) -> str:
@@ -118,15 +115,16 @@ class Settings:
         _path, Path("data"), doc="embedded database, local files, scratch; relative to the working folder"
     )
     database_url: str | None = setting(
-        _url("postgres", "postgresql"), None, doc="PostgreSQL 15 or newer; left out, an embedded one in the data folder"
-    )
+        _url("postgres", "postgresql"), None, secret=True, doc="PostgreSQL 15 or newer; left out, an embedded one in "
+        "the data folder"
+    )  # fmt: skip
     database_pool: int = setting(_between(2, 500), 10, doc="connections a process holds at most")
     pg_bin: Path | None = setting(
         _path, None, doc="folder with `initdb` and `postgres` for the embedded database, instead of the wheel's"
     )
     secret_key: str = setting(
         _secret, "", doc="signs tokens and URLs, at least 32 characters; made and kept in the data folder when the "
-        "database is the embedded one, required otherwise"
+        "database is the embedded one, required otherwise", secret=True
     )  # fmt: skip
     storage: str = setting(_one_of("local", "s3"), "local", doc="`local` files in the data folder, or `s3`")
     s3_bucket: str | None = setting(_text, None, doc="bucket, required with `s3`; created where that is allowed")
@@ -189,25 +187,24 @@ def load(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings
     Raises SettingsError with a sentence that names the variable.
     """
     environ = os.environ if environ is None else environ
-    values = {
-        f.name: value for f in fields(Settings) if (value := _read(environ, f.name, f.metadata["read"])) is not None
-    }
+    values = {f.name: value for f in fields(Settings) if (value := _read(environ, f)) is not None}
     values.update(overrides)
     return _completed(values)
 
 
-def _read(environ: Mapping[str, str], name: str, read: Callable[[str], T]) -> T | None:
-    variable = PREFIX + name.upper()
+def _variable(setting: Field[Any]) -> str:
+    return PREFIX + setting.name.upper()
+
+
+def _read(environ: Mapping[str, str], setting: Field[Any]) -> Any:
+    variable = _variable(setting)
     raw = environ.get(variable, "").strip()
     try:
-        return read(raw) if raw else None
+        return setting.metadata["read"](raw) if raw else None
     except ValueError as error:
-        raise SettingsError(f"{variable}: {error} (it is {_shown(variable, raw)}).") from error
-
-
-def _shown(variable: str, raw: str) -> str:
-    # A start that fails is often pasted into a chat: the message must not carry a key or a password.
-    return "not shown" if variable in {"HEIRLOOM_SECRET_KEY", "HEIRLOOM_DATABASE_URL"} else repr(raw)
+        # A start that fails is often pasted into a chat: the message must not carry a key or a password.
+        shown = "not shown" if setting.metadata["secret"] else repr(raw)
+        raise SettingsError(f"{variable}: {error} (it is {shown}).") from error
 
 
 def _completed(values: dict[str, Any]) -> Settings:
@@ -250,8 +247,8 @@ def table() -> str:
     """The settings as rows of a Markdown table, as the README has them."""
     rows = ["| variable | default | meaning |", "|---|---|---|"]
     for each in fields(Settings):
-        default = "" if each.default is MISSING or each.default in {None, "", ()} else f"`{_written(each.default)}`"
-        rows.append(f"| `{PREFIX}{each.name.upper()}` | {default} | {each.metadata['doc']} |")
+        default = "" if each.default in {None, "", ()} else f"`{_written(each.default)}`"
+        rows.append(f"| `{_variable(each)}` | {default} | {each.metadata['doc']} |")
     return "\n".join(rows)
 
 

@@ -48,7 +48,10 @@ def prose(value: str | None, field: str, *, most: int = PROSE_LENGTH) -> str | N
 def tags(values: Sequence[str] | None, field: str = "tags") -> list[str]:
     """Tags in the order given, each once regardless of case."""
     lines = [line(value, field, most=TAG_LENGTH) for value in values or ()]
-    unique = list({tag.casefold(): tag for tag in reversed(lines)}.values())[::-1]
+    first: dict[str, str] = {}
+    for tag in lines:
+        first.setdefault(tag.casefold(), tag)
+    unique = list(first.values())
     if len(unique) > TAGS:
         raise BadInput(f"Up to {TAGS} tags.", field)
     return unique

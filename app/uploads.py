@@ -264,3 +264,11 @@ async def _put(services: Services, ticket: UploadTicket) -> None:
     except StorageError as error:
         logger.error("An upload could not be stored: %r", error)  # noqa: TRY400 - its own errors need no traceback
         raise StorageFailed("The storage does not answer. Nothing was kept; try again later.") from error
+
+
+async def _discard(services: Services, ticket: UploadTicket) -> None:
+    try:
+        await services.storage.delete([ticket.key])
+    except StorageError as error:
+        # What the database said is the answer; the bytes are left to the sweep.
+        logger.warning("Bytes without a row could not be deleted: %r", error)

@@ -13,7 +13,7 @@ from app.auth import Tokens, derived_key
 from app.events import EventHub
 from app.passwords import Passwords
 from app.piccolo_conf import DB
-from app.settings import Settings
+from app.settings import Settings, SettingsError
 from storage.base import ObjectStorage
 from storage.keys import KeyTemplate
 from storage.local import LocalStorage
@@ -37,8 +37,7 @@ class Services:
 async def open_services(settings: Settings, *, dsn: str) -> AsyncIterator[Services]:
     """Everything but the hub's listening, which whoever subscribes starts (`services.hub.start()`)."""
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(DB.close)
-        await DB.start(dsn, max_size=settings.database_pool)
+        await stack.enter_async_context(open_database(dsn, connections=settings.database_pool))
         storage = await stack.enter_async_context(open_storage(settings))
         yield Services(
             settings=settings,
@@ -48,6 +47,20 @@ async def open_services(settings: Settings, *, dsn: str) -> AsyncIterator[Servic
             passwords=Passwords(),
             key_template=KeyTemplate(settings.key_template),
         )
+
+
+@asynccontextmanager
+async def open_database(dsn: str, *, connections: int) -> AsyncIterator[None]:
+    """The engine, connected by at most so many. Raises SettingsError when there is no database to work with."""
+    try:
+        await DB.start(dsn, max_size=connections)
+    except (OSError, RuntimeError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        reason = str(error) or type(error).__name__
+        raise SettingsError(f"HEIRLOOM_DATABASE_URL: the database can't be used: {reason}") from error
+    try:
+        yield
+    finally:
+        await DB.close()
 
 
 @asynccontextmanager

@@ -31,10 +31,9 @@ logger = logging.getLogger(__name__)
 
 # A killed worker's jobs are taken up again when they have not been heard of for so long.
 HEARTBEAT: Final = timedelta(seconds=4)
-# Without a notification (a listener may die unheard) the queue is looked at as often as this.
+# Without a notification (a listener may die unheard) the queue is looked at as often as this. A new job is notified,
+# and a finished one too: with all decoders busy, the place that has become free is filled at once.
 LOOK_EVERY: Final = timedelta(seconds=2)
-# With all decoders busy and jobs waiting, how soon a place that has become free is seen.
-LOOK_WHEN_FULL: Final = timedelta(milliseconds=20)
 REBUILD_SECONDS: Final = 1.0
 ERASE_RETRY: Final = timedelta(seconds=30)
 PRUNE_SECONDS: Final = 3600
@@ -111,7 +110,6 @@ async def _take_jobs(services: Services, sandbox: Sandbox, dsn: str, stopping: a
 
 def _manager(services: Services, sandbox: Sandbox, connection: asyncpg.Connection) -> QueueManager:
     manager = QueueManager(Queries(AsyncpgDriver(connection)))
-    manager.min_dequeue_poll_interval = LOOK_WHEN_FULL
 
     @manager.entrypoint(jobs.INGEST, on_failure="hold")
     async def take_in(job: Job) -> None:

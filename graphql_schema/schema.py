@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import strawberry
+from graphql import GraphQLError
 from strawberry.extensions import MaxTokensLimiter, ParserCache, ValidationCache
 from strawberry.schema.config import StrawberryConfig
 from strawberry.tools import merge_types
+from strawberry.types import ExecutionContext
 
 from app import accounts
 from graphql_schema.accounts import AccountMutation, AccountQuery
@@ -54,7 +56,12 @@ def _cache_validation() -> ValidationCache:
     return ValidationCache(maxsize=CACHED_DOCUMENTS)
 
 
-schema = strawberry.Schema(
+class Schema(strawberry.Schema):
+    def process_errors(self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None) -> None:
+        """Stock logs each with its traceback, a mistyped query too. CodedErrors does for those that nobody expects."""
+
+
+schema = Schema(
     query=Query,
     mutation=Mutation,
     subscription=Subscription,

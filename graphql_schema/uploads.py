@@ -75,6 +75,9 @@ class UploadMutation:
             receipt, errors = await outcome(_receive_one_of(info, index, file, input, words))
             row = receipt.media if receipt else None
             media_id = view(strawberry.ID, row.id) if row else None
+            for told in errors:
+                if told.path == ["input", "file"]:
+                    told.path = ["input", "files", str(index)]
             results.append(MediaBatchResult(index=index, id=media_id, media=view(Media, row), errors=errors))
         return MediaBatchPayload(results=results, errors=[])
 

@@ -47,11 +47,15 @@ async def until(condition: Callable[[], Awaitable[T]]) -> T:
 
 
 class Page:
-    """One browser tab. `problems` collects what the console calls an error, violated policies among them."""
+    """One browser tab. `problems` collects what the console calls an error, violated policies among them.
+
+    `requested` has the URLs asked for, sockets' too; `frames` the text that came over sockets.
+    """
 
     def __init__(self, socket: ClientConnection) -> None:
         self.problems: list[str] = []
         self.requested: list[str] = []
+        self.frames: list[str] = []
         self._socket = socket
         self._numbers = itertools.count(1)
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
@@ -76,6 +80,8 @@ class Page:
                 self.requested.append(params["request"]["url"])
             case "Network.webSocketCreated":
                 self.requested.append(params["url"])
+            case "Network.webSocketFrameReceived":
+                self.frames.append(params["response"]["payloadData"])
 
     async def send(self, method: str, **params: Any) -> dict[str, Any]:
         number = next(self._numbers)
@@ -126,6 +132,15 @@ class Page:
         await self.evaluate(f"navigator.clipboard.writeText({json.dumps(text)})")
         await self.press("a", ord("A"), modifiers=CTRL)
         await self.press("v", ord("V"), modifiers=CTRL, command="paste")
+
+    async def copied_text(self, selector: str) -> str:
+        """All of a code editor's text, copied: what is out of view is not in the document."""
+        await self.click(selector)
+        await self.press("a", ord("A"), modifiers=CTRL)
+        await self.press("c", ord("C"), modifiers=CTRL, command="copy")
+        await self.send("Browser.grantPermissions", permissions=["clipboardReadWrite"])
+        text: str = await self.evaluate("navigator.clipboard.readText()")
+        return text
 
     async def choose_file(self, selector: str, *files: Path) -> None:
         found = await self.send("Runtime.evaluate", expression=f"document.querySelector({json.dumps(selector)})")

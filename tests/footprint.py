@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import asyncpg
 
@@ -11,7 +12,7 @@ from tests.server import Server
 
 @dataclass(frozen=True)
 class Footprint:
-    """Rows by number; stored objects and spooled files by their paths."""
+    """Rows by number (of the events, those about media); stored objects and spooled files by their paths."""
 
     media: int
     events: int
@@ -24,13 +25,13 @@ async def footprint(server: Server) -> Footprint:
     """Exact only where no worker runs."""
     (counts,) = await fetch(
         server,
-        "SELECT (SELECT count(*) FROM media) AS media, (SELECT count(*) FROM event) AS events,"
+        "SELECT (SELECT count(*) FROM media) AS media, (SELECT count(media) FROM event) AS events,"
         " (SELECT count(*) FROM pgqueuer) AS jobs",
     )
     return Footprint(**counts, objects=_below(server, "files"), scratch=_below(server, "scratch"))
 
 
-async def fetch(server: Server, query: str, *arguments: object) -> list[dict[str, object]]:
+async def fetch(server: Server, query: str, *arguments: object) -> list[dict[str, Any]]:
     connection = await asyncpg.connect(server.environment["HEIRLOOM_DATABASE_URL"])
     try:
         return [dict(row) for row in await connection.fetch(query, *arguments)]

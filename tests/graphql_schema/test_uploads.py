@@ -151,7 +151,7 @@ async def test_a_slot_that_is_named(unattended: Server, ida: Account) -> None:
 
 async def test_what_is_said_of_a_file_is_kept(ida: Account) -> None:
     content = photograph(64, 48)
-    words = {
+    words: Json = {
         "title": "  At the\tsea ",
         "description": "Two lines\nof text",
         "altText": "Three children on a pier",

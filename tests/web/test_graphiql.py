@@ -4,80 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from app.pages import GRAPHIQL
-from tests.browser import CHROMIUM, CTRL, ENTER, Page, open_browser
+from tests.web.graphiql import RESPONSE, VARIABLES, GraphiQL, graphiql_at, needs_chromium
 from tests.web.server import serve
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
-
-OPERATION = ".graphiql-query-editor .monaco-editor"
-VARIABLES = ".graphiql-editor-tool .graphiql-editor:nth-child(1) .monaco-editor"
-HEADERS = ".graphiql-editor-tool .graphiql-editor:nth-child(2) .monaco-editor"
-RESPONSE = ".graphiql-response .monaco-editor"
-
-
-class GraphiQL:
-    """The page as a person uses it: with mouse and keyboard."""
-
-    def __init__(self, page: Page, address: str) -> None:
-        self.page = page
-        self.address = address
-
-    async def open(self) -> None:
-        await self.page.open(f"{self.address}/graphiql/")
-        await self.shows(OPERATION, "mutation Register")
-
-    async def set_headers(self, **headers: str) -> None:
-        await self.page.click("[data-name=headers]")
-        await self._fill(HEADERS, json.dumps(headers))
-
-    async def set_variables(self, **variables: Any) -> None:
-        await self.page.click("[data-name=variables]")
-        await self._fill(VARIABLES, json.dumps(variables))
-
-    async def run(self, operation: str) -> None:
-        """An operation with a name of its own: once that is the tab's title, the page has taken note of the text."""
-        await self._fill(OPERATION, operation)
-        name = re.split(r"\W+", operation)[1]
-        await self.page.wait_for(f"document.querySelector('.graphiql-tab').innerText.trim() === '{name}'")
-        await self.page.press("Enter", ENTER, modifiers=CTRL)
-
-    async def _fill(self, selector: str, text: str) -> None:
-        await self.page.replace_text(selector, text)
-        await self.shows(selector, text)
-
-    async def headers_show(self, text: str) -> None:
-        await self.page.click("[data-name=headers]")  # a hidden editor draws one line
-        await self.shows(HEADERS, text)
-
-    async def shows(self, selector: str, text: str) -> None:
-        """Waits until an editor holds this, spaces and line ends aside."""
-        wanted = json.dumps("".join(text.split()))
-        await self.page.wait_for(rf"{_text(selector)}.replace(/\s/g, '').includes({wanted})")
-
-
-def _text(selector: str) -> str:
-    return f"(document.querySelector('{selector} .view-lines')?.innerText ?? '')"
+pytestmark = needs_chromium
 
 
 @pytest.fixture
 async def graphiql() -> AsyncIterator[GraphiQL]:
-    """Opened, and looked at afterwards: nothing in the console, and no other origin was asked for anything."""
-    assert (GRAPHIQL / "index.html").is_file(), "the pages are not built: run web/build.py"
-    async with serve() as address, open_browser() as page:
-        opened = GraphiQL(page, address)
-        await opened.open()
+    async with serve() as address, graphiql_at(address) as opened:
         yield opened
-        own = (f"{address}/", f"{address.replace('http', 'ws')}/", "data:")
-        assert [url for url in page.requested if not url.startswith(own)] == []
-        assert page.problems == []
 
 
 async def test_it_opens_with_the_worked_example(graphiql: GraphiQL) -> None:
@@ -112,9 +53,7 @@ async def test_chosen_files_are_sent_where_the_variables_name_them(graphiql: Gra
     files = {"one.jpg": b"first", "two.jpg": b"second"}
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
-    await graphiql.page.click('[aria-label="Show Files"]')
-    await graphiql.page.wait_for_element(".heirloom-files input")
-    await graphiql.page.choose_file(".heirloom-files input", *(tmp_path / name for name in files))
+    await graphiql.choose_files(*(tmp_path / name for name in files))
 
     await graphiql.set_variables(files=["file:2", "file:one.jpg"], unused="file:9")
     await graphiql.run("mutation Send($files: [Upload!]!) { upload(files: $files) }")

@@ -1,0 +1,129 @@
+"""How many SQL statements a page costs: as many for a hundred media as for ten."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import asyncpg
+import httpx
+import pytest
+
+from app.main import create_app
+from app.migrate import migrate
+from app.piccolo_conf import DB
+from app.settings import load
+from app.wiring import open_services
+from tests.client import PASSWORD, Json
+from tests.graphql_schema.rows import EPOCH, execute, insert_media
+from tests.postgres import create_database, drop_database
+from tests.server import SECRET_KEY
+
+MOST = 8
+POOL = 2
+LIBRARY = """query($first: Int!) { library(first: $first) {
+    nodes {
+        id publicId kind status failure { code } title tags takenAt url urlExpiresAt createdAt
+        owner { id displayName role }
+        entity {
+            id name owner { id }
+            ... on Person { givenName familyName birthDate deathDate biography }
+            ... on Profile { bio }
+        }
+        variants { name url width height sizeBytes }
+        thumbnail: variant(name: THUMBNAIL) { url }
+    }
+    totalCount pageInfo { hasNextPage endCursor }
+} }"""
+REGISTER = "mutation($input: RegisterInput!) { register(input: $input) { accessToken user { id } } }"
+PERSON = "mutation($name: String!) { createPerson(input: {name: $name}) { person { id } } }"
+PROFILE = "mutation($person: ID!) { createProfile(input: {personId: $person}) { profile { id } } }"
+VARIANTS = """INSERT INTO variant (id, media, name, digest, content_type, width, height, size_bytes, storage_key)
+    SELECT gen_random_uuid(), media.id, name, 'digest', 'image/webp', 150, 150, 1000, storage_key || name || '.webp'
+    FROM media, unnest(ARRAY['THUMBNAIL', 'SMALL', 'MEDIUM', 'LARGE']) AS name"""
+
+
+@pytest.fixture(scope="module")
+async def dsn(server_dsn: str, worker_name: str) -> AsyncIterator[str]:
+    name = f"statements_{worker_name}"
+    yield await create_database(server_dsn, name)
+    await drop_database(server_dsn, name)
+
+
+@asynccontextmanager
+async def in_this_process(dsn: str, folder: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """The application, and a client of it, for as long as the block: Piccolo's engine is the process's only one."""
+    settings = load(
+        {
+            "HEIRLOOM_DATABASE_URL": dsn,
+            "HEIRLOOM_DATA_DIR": str(folder),
+            "HEIRLOOM_SECRET_KEY": SECRET_KEY,
+            "HEIRLOOM_DATABASE_POOL": str(POOL),
+        }
+    )
+    async with open_services(settings, dsn=dsn) as services:
+        await migrate()
+        transport = httpx.ASGITransport(cast("Any", create_app(services)))  # Litestar types its scope more closely
+        async with httpx.AsyncClient(transport=transport, base_url="http://heirloom.example") as client:
+            yield client
+
+
+@contextmanager
+def logged(connections: list[Any]) -> Iterator[list[str]]:
+    """What is said on these connections during the block."""
+    statements: list[str] = []
+
+    def note(query: asyncpg.connection.LoggedQuery) -> None:
+        statements.append(query.query)
+
+    with ExitStack() as stack:
+        for connection in connections:
+            stack.enter_context(connection.query_logger(note))
+        yield statements
+
+
+async def connections_of_the_pool() -> list[Any]:
+    """All that there can be, and asyncpg's own: what the pool hands out stands for them until it is given back."""
+    taken = [await DB.take_connection() for _ in range(POOL)]
+    connections = [proxy._con for proxy in taken]
+    for proxy in taken:
+        await DB.give_back(proxy)
+    return connections
+
+
+async def ask(client: httpx.AsyncClient, query: str, **variables: Any) -> Any:
+    answer: Json = (await client.post("/graphql", json={"query": query, "variables": variables})).json()
+    assert "errors" not in answer, answer["errors"]
+    return next(iter(answer["data"].values()))
+
+
+async def test_a_page_of_the_library_costs_the_same_whatever_its_length(dsn: str, tmp_path: Path) -> None:
+    async with in_this_process(dsn, tmp_path) as client:
+        given = {"email": "ada@example.org", "password": PASSWORD, "displayName": "Ada"}
+        signed_in = await ask(client, REGISTER, input=given)
+        client.headers["authorization"] = f"Bearer {signed_in['accessToken']}"
+        people = [(await ask(client, PERSON, name=f"Person {number}"))["person"]["id"] for number in range(25)]
+        profiles = [(await ask(client, PROFILE, person=person))["profile"]["id"] for person in people]
+        rows = [
+            {"entity": place, "slot": "photos", "created_at": EPOCH}
+            for place in 2 * [one for pair in zip(people, profiles, strict=True) for one in pair]
+        ]
+        await insert_media(dsn, signed_in["user"]["id"], rows)
+        await execute(dsn, VARIANTS)
+
+        spoken: dict[int, list[str]] = {}
+        for first in (10, 100):
+            await ask(client, LIBRARY, first=first)  # the first time asyncpg asks for types
+            with logged(await connections_of_the_pool()) as statements:
+                page = await ask(client, LIBRARY, first=first)
+            spoken[first] = list(statements)
+            assert (len(page["nodes"]), page["totalCount"]) == (first, 100)
+            for media in page["nodes"]:
+                assert (len(media["variants"]), media["owner"]["displayName"]) == (4, "Ada")
+                assert media["entity"]["name"].startswith("Person ")
+
+    told = "\n\n".join(f"first: {first}\n" + "\n".join(statements) for first, statements in spoken.items())
+    # Who asks, the page, its count; users, entities, persons, profiles, variants.
+    assert [len(statements) for statements in spoken.values()] == [MOST, MOST], told
