@@ -47,7 +47,8 @@ wheel: $(VENV)/dev.stamp pages
 
 # Node builds the pages. A machine without a fitting one gets it from the Python package index.
 pages: $(VENV)/run.stamp
-	@$(BIN)/python web/build.py || { [ $$? -eq 3 ] && $(PIP) -r requirements-web.lock && $(BIN)/python web/build.py; }
+	@$(BIN)/python web/build.py || { [ $$? -eq 3 ] && echo 'Doing the latter …' \
+		&& $(PIP) -r requirements-web.lock && $(BIN)/python web/build.py; }
 
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 lock:
@@ -61,12 +62,16 @@ $(VENV)/bin/python:
 	@echo 'Setting up $(VENV) …'
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
-$(VENV)/run.stamp: requirements.lock | $(VENV)/bin/python
+# Python makes this one too, at the end: unless it was killed before.
+$(BIN)/pip: | $(VENV)/bin/python
+	@$(BIN)/python -m ensurepip --default-pip >/dev/null
+
+$(VENV)/run.stamp: requirements.lock | $(BIN)/pip
 	@$(PIP) -r requirements.lock
 	@touch $@
 
 # The lock for development holds all that the other does.
-$(VENV)/dev.stamp: requirements-dev.lock | $(VENV)/bin/python
+$(VENV)/dev.stamp: requirements-dev.lock | $(BIN)/pip
 	@$(PIP) -r requirements-dev.lock
 	@touch $@ $(VENV)/run.stamp
 

@@ -68,7 +68,7 @@ class Tokens:
             )
         except jwt.ExpiredSignatureError as error:
             raise Unauthenticated("This token has expired.") from error
-        except (jwt.InvalidTokenError, RecursionError) as error:  # the latter from a header of brackets in brackets
+        except jwt.InvalidTokenError as error:
             raise Unauthenticated("This token is not valid.") from error
         if claims["typ"] != purpose:
             raise Unauthenticated("This token is not valid.")

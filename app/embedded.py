@@ -50,6 +50,8 @@ SETTINGS: Mapping[str, str] = {
     "shared_buffers": "128MB",
     "max_connections": "100",
     "jit": "off",  # compiling a statement takes 50 ms, ours run in one
+    # Events are told in the order of commits: a transaction left open would hold all later ones back.
+    "idle_in_transaction_session_timeout": "60s",
     "client_connection_check_interval": "5s",  # a statement whose client was killed ends, and its locks with it
     "timezone": "UTC",
     "log_timezone": "UTC",

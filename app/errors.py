@@ -18,6 +18,8 @@ Anything else that is raised is unexpected: logged in full, and masked at the ed
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import ClassVar
 
@@ -84,3 +86,14 @@ class RateLimited(HeirloomError):
 
 class StorageFailed(HeirloomError):
     code = ErrorCode.STORAGE_UNAVAILABLE
+
+
+@contextmanager
+def relocated(*path: str, origin: tuple[str, ...] = ()) -> Iterator[None]:
+    """What is blamed on `origin` inside (on nothing, unless said) is the fault of the argument at `path` here."""
+    try:
+        yield
+    except HeirloomError as error:
+        if error.path == origin:
+            error.path = path
+        raise

@@ -12,7 +12,7 @@ import asyncpg
 from app import entities, text, trash, uploads
 from app.access import Viewer, signed_in
 from app.db import HeirloomTransaction, hydrate
-from app.errors import Conflict, HeirloomError
+from app.errors import Conflict, relocated
 from app.keyset import NEWEST_ENTITY, Page, page
 from app.piccolo_conf import DB
 from app.slots import AVATAR, COVER, Slot
@@ -37,7 +37,8 @@ async def create(
     Raises BadInput, NotFound, Forbidden, Conflict, and what an upload raises.
     """
     owner = signed_in(viewer)
-    person = await entities.changeable(owner, person_id, EntityKind.PERSON)
+    with relocated("person_id"):
+        person = await entities.changeable(owner, person_id, EntityKind.PERSON)
     name = text.optional_line(name, "name", most=text.TITLE_LENGTH) or person.name
     bio = text.prose(bio, "bio")
     # Whose the person is: an admin who makes it for somebody keeps nothing of it.
@@ -105,12 +106,9 @@ async def _store(
     for name, file in pictures.items():
         if file is not None:
             slot: Slot = PICTURES[name]
-            try:
+            with relocated(name, origin=("file",)):
                 stored = uploads.stored(services, owner, file, Place(slot, entity))
                 tickets.append(await stack.enter_async_context(stored))
-            except HeirloomError as error:
-                error.path = (name,)
-                raise
     return tickets
 
 

@@ -25,6 +25,7 @@ from app.errors import (
     HeirloomError,
     StorageFailed,
     UnsupportedType,
+    relocated,
 )
 from app.piccolo_conf import DB
 from app.slots import SINGLE_SLOTS, Slot
@@ -190,7 +191,8 @@ async def _place(owner: Viewer, entity_id: uuid.UUID | None, slot: str | None) -
         if slot is not None:
             raise BadInput("A slot is a place at an entity: say at which.", "slot")
         return Place(slots.LIBRARY)
-    entity = await entities.changeable(owner, entity_id)
+    with relocated("entity_id"):
+        entity = await entities.changeable(owner, entity_id)
     return Place(slots.find(EntityKind(entity.kind), slot), entity)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -14,10 +15,12 @@ from app.events import EventHub
 from app.passwords import Passwords
 from app.piccolo_conf import DB
 from app.settings import Settings, SettingsError
-from storage.base import ObjectStorage
+from storage.base import ObjectStorage, StorageUnavailable
 from storage.keys import KeyTemplate
 from storage.local import LocalStorage
 from storage.signing import UrlSigner
+
+logger = logging.getLogger(__name__)
 
 # A URL keeps for a quarter of its life before the next is made, so it is given out with at least three quarters left.
 WINDOWS_PER_LIFETIME: Final = 4
@@ -87,7 +90,11 @@ async def open_storage(settings: Settings) -> AsyncIterator[ObjectStorage]:
         lifetime=settings.url_lifetime,
         window=window,
     ) as storage:
-        await storage.ensure_bucket()
+        try:
+            await storage.ensure_bucket()
+        except StorageUnavailable as error:
+            # What needs no bytes goes on without it; uploads are refused, and jobs tried again, until it is there.
+            logger.warning("The storage does not answer yet: %s", error)
         yield storage
 
 

@@ -6,7 +6,7 @@ import strawberry
 
 from app import uploads
 from app.access import signed_in
-from app.errors import BadInput, HeirloomError
+from app.errors import BadInput, HeirloomError, relocated
 from app.uploads import Words
 from graphql_schema.context import Info
 from graphql_schema.errors import outcome, user_error, view
@@ -75,9 +75,6 @@ class UploadMutation:
             receipt, errors = await outcome(_receive_one_of(info, index, file, input, words))
             row = receipt.media if receipt else None
             media_id = view(strawberry.ID, row.id) if row else None
-            for told in errors:
-                if told.path == ["input", "file"]:
-                    told.path = ["input", "files", str(index)]
             results.append(MediaBatchResult(index=index, id=media_id, media=view(Media, row), errors=errors))
         return MediaBatchPayload(results=results, errors=[])
 
@@ -85,12 +82,8 @@ class UploadMutation:
 async def _receive_one_of(
     info: Info, index: int, file: UploadedFile, given: UploadMediaBatchInput, words: Words
 ) -> uploads.Receipt:
-    try:
+    with relocated("files", str(index), origin=("file",)):
         return await _receive(info, file, given, words)
-    except HeirloomError as error:
-        if error.path == ("file",):
-            error.path = ("files", str(index))
-        raise
 
 
 async def _receive(

@@ -6,6 +6,8 @@ Asks what `piccolo migrations new --auto` asks, and writes nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import sys
 from itertools import chain
 
@@ -16,8 +18,9 @@ from app.piccolo_app import APP_CONFIG
 
 async def missing() -> list[str]:
     """The statements that another migration would have to hold."""
-    # Asked whether a table or column was renamed, say no: it only makes the answer longer.
-    alterations = await AutoMigrationManager(auto_input="n").get_alter_statements(APP_CONFIG)
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints a table of counts
+        # Was something renamed? No: that only makes the answer longer.
+        alterations = await AutoMigrationManager(auto_input="n").get_alter_statements(APP_CONFIG)
     return list(chain.from_iterable(each.statements for each in alterations))
 
 

@@ -87,8 +87,9 @@ def only_one_at_a_time(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def run(command: list[str], folder: Path, environment: dict[str, str]) -> None:
-    if subprocess.run(command, cwd=folder, env=environment, check=False).returncode != 0:  # noqa: S603 (ours)
+def run(command: list[str], folder: Path, environment: dict[str, str], *, output: int | None = None) -> None:
+    done = subprocess.run(command, cwd=folder, env=environment, stdout=output, check=False)  # noqa: S603 (ours)
+    if done.returncode != 0:
         raise BuildFailedError(f"The browser pages were not built: {' '.join(command)} failed.")
 
 
@@ -110,7 +111,8 @@ def install(web: Path, node: Node, environment: dict[str, str]) -> None:
         return
     # The compilers are development dependencies, which NODE_ENV would leave out.
     options = ["--ignore-scripts", "--include=dev", "--no-audit", "--no-fund", "--no-update-notifier", "--logs-max=0"]
-    run([*node.npm, "ci", *options, "--loglevel=error"], web, environment)
+    # To standard output goes but the number of packages; errors have the other one.
+    run([*node.npm, "ci", *options, "--loglevel=error"], web, environment, output=subprocess.DEVNULL)
     stamp.write_text(wanted)
 
 
@@ -135,6 +137,7 @@ def build(web: Path, output: Path, *, stamp: tuple[str, str]) -> None:
     Raises NoNodeError and BuildFailedError; the former pages are then as they were.
     """
     node = find_node()
+    sys.stderr.write("Building the browser pages …\n")
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".building-") as scratch:
         environment = environment_for(node, Path(scratch))

@@ -12,7 +12,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import asyncpg
@@ -249,9 +249,9 @@ async def test_a_server_that_is_asked_to_stop_finishes_what_runs_and_leaves_noth
                 server.process.send_signal(signal.SIGTERM)
                 assert await asyncio.to_thread(server.process.wait, STOP_SECONDS) == 0
                 assert await wait_until_gone(family) == []
-                with pytest.raises(ConnectionClosed):
-                    while True:
-                        await socket.receive()
+                with suppress(ConnectionClosed):
+                    while await socket.receive():
+                        pass
                 assert socket.connection.close_code == 1012  # "service restart": come again
             assert leftovers(server) == []
         with EmbeddedPostgres(folder / "data") as database:

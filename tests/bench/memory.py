@@ -67,6 +67,7 @@ class Process:
         seen = [self.resident()]
         over = threading.Event()
         sampler = threading.Thread(target=self._sample, args=(seen, over))
+        reset = False
         with suppress(OSError):
             (self._folder / "clear_refs").write_text(RESET_PEAK)
             reset = self._status("VmHWM") < seen[0] + 1

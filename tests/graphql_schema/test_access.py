@@ -68,8 +68,9 @@ async def everything(server: Server) -> dict[str, Any]:
     return {**rows, "footprint": await footprint(server)}
 
 
-def not_found(what: str) -> Json:
-    return {"code": "NOT_FOUND", "message": f"There is no such {what}.", "path": None}
+def not_found(what: str, field: str | None = None) -> Json:
+    path = ["input", field] if field else None
+    return {"code": "NOT_FOUND", "message": f"There is no such {what}.", "path": path}
 
 
 # ---------------------------------------------------------------- ids of somebody else's
@@ -82,11 +83,13 @@ QUERIES = {
 }
 
 
-def _payload(field: str, what: str, given: str) -> tuple[str, Callable[[str, Json], Json]]:
+def _payload(field: str, what: str, given: str, at: str | None = None) -> tuple[str, Callable[[str, Json], Json]]:
     """A mutation of one thing, and its payload with an error."""
     name = given.partition("(")[0]
     query = f"mutation($id: ID!) {{ {given} {{ {field} {ERRORS} }} }}"
-    return query, lambda _id, error: {name: {field.split(maxsplit=1)[0]: None, "errors": [error or not_found(what)]}}
+    return query, lambda _id, error: {
+        name: {field.split(maxsplit=1)[0]: None, "errors": [error or not_found(what, at)]}
+    }
 
 
 def _batch(name: str) -> tuple[str, Callable[[str, Json], Json]]:
@@ -110,7 +113,10 @@ MUTATIONS = {
         PEOPLE,
     ),
     "deletePerson": (*_payload("deletedId", "person", "deletePerson(id: $id)"), PEOPLE),
-    "createProfile": (*_payload("profile { id }", "person", "createProfile(input: {personId: $id})"), PEOPLE),
+    "createProfile": (
+        *_payload("profile { id }", "person", "createProfile(input: {personId: $id})", "personId"),
+        PEOPLE,
+    ),
     "updateProfile": (
         *_payload("profile { id }", "profile", 'updateProfile(input: {id: $id, bio: "Mine", avatar: null})'),
         PROFILES,
@@ -166,7 +172,7 @@ async def test_a_stranger_places_nothing(unattended: Server, family: Family, bob
     before = await everything(unattended)
     async with Client(unattended.url) as nobody:
         for given in ids(family, kinds):
-            for who, error in ((bob, not_found(what)), (nobody, SIGN_IN_FIRST)):
+            for who, error in ((bob, not_found(what, None if key == "id" else key)), (nobody, SIGN_IN_FIRST)):
                 files = {f"input.{file}": ("mine.jpg", photograph(20, 20))}
                 answer = await who.send_files(query, {"input": {key: given, file: None}}, files)
                 extra = {"duplicateOf": None} if field == "uploadMedia" else {}
@@ -180,7 +186,8 @@ async def test_a_stranger_places_nothing_by_the_batch(unattended: Server, family
     async with Client(unattended.url) as nobody:
         for given in ids(family, ("person", "profile")):
             results = [
-                {"index": index, "id": None, "media": None, "errors": [not_found("entity")]} for index in range(2)
+                {"index": index, "id": None, "media": None, "errors": [not_found("entity", "entityId")]}
+                for index in range(2)
             ]
             assert await bob.upload_batch(files, entityId=given) == {"results": results, "errors": []}
             assert await nobody.upload_batch(files, entityId=given) == {"results": [], "errors": [SIGN_IN_FIRST]}
@@ -262,6 +269,13 @@ async def test_public_media_is_everybodys_as_long_as_it_is_public(
         for who, found in ((nobody, []), (bob, []), (ida, [it])):
             trash = "query($tags: [String!]) { library(filter: {tags: $tags, inTrash: true}) { nodes { id } } }"
             assert await who.ask(trash, tags=public["tags"]) == {"nodes": found}
+
+
+async def test_what_is_no_public_id_is_nothing(unattended: Server, family: Family, bob: Account) -> None:
+    async with Client(unattended.url) as nobody:
+        for who in (nobody, bob):
+            for given in (*ids(family, ("media", "person")), "MED-0", "\x00MED", "a" * 10_000):
+                assert await who.post(PUBLIC_MEDIA, id=given) == {"data": {"publicMedia": None}}
 
 
 @pytest.mark.parametrize("moderation", ["PENDING", "REJECTED"])

@@ -50,12 +50,19 @@ class Served:
     scratch: Path
     tokens: set[str] = field(default_factory=set)
     allowed_origin: str = "https://family.example"
+    failing_later: dict[str, Exception] = field(default_factory=dict)  # good at the door, and no more in the operation
+    good_for_once: dict[str, Exception] = field(default_factory=dict)
 
     async def authenticate(self, authorization: str | None) -> str | None:
         if authorization is None:
             return None
         if authorization == "Bearer crash":
             raise RuntimeError("the database at 10.0.0.7 is down")
+        if authorization in self.good_for_once:
+            raise self.good_for_once.pop(authorization)
+        if authorization in self.failing_later:
+            self.good_for_once[authorization] = self.failing_later[authorization]
+            return "ann"
         if authorization not in self.tokens:
             raise Unauthenticated("The token is invalid or expired.")
         return authorization.removeprefix("Bearer ")
@@ -369,6 +376,20 @@ async def test_an_unexpected_failure_is_masked(client: httpx.AsyncClient) -> Non
     response = await client.post("/graphql", json={"query": "{ viewer }"}, headers={"authorization": "Bearer crash"})
     assert response.status_code == 500
     assert response.json() == masked(response.json()["errors"][0]["extensions"]["id"])
+
+
+async def test_what_fails_between_the_door_and_the_operation_is_coded_or_masked(
+    served: Served, client: httpx.AsyncClient
+) -> None:
+    served.failing_later["Bearer ends"] = Unauthenticated("This session has ended.")
+    served.failing_later["Bearer breaks"] = RuntimeError("the database at 10.0.0.7 is down")
+    ended, broken = [
+        (await client.post("/graphql", json={"query": "{ viewer }"}, headers={"authorization": header})).json()
+        for header in served.failing_later
+    ]
+    extensions = {"code": "UNAUTHENTICATED"}
+    assert ended == {"errors": [{"message": "This session has ended.", "extensions": extensions}]}
+    assert broken == masked(broken["errors"][0]["extensions"]["id"])
 
 
 # ---------------------------------------------------------------- GraphQL over HTTP

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -126,7 +127,8 @@ async def test_a_subscription_that_fails_is_masked(fragile: Fragile, una: Accoun
             message = await socket.receive()
         assert (message["type"], message["id"], message["payload"]["data"]) == ("next", operation, None)
         (error,) = message["payload"]["errors"]
-        masked(error, path=["mediaProcessing"], locations=[{"line": 1, "column": 16}])
+        # What a subscription's own generator raises, graphql-core places nowhere.
+        fragile.logged(masked(error), 'relation "media" does not exist')
 
 
 async def test_an_operation_on_a_socket_whose_viewer_cannot_be_known_is_masked(fragile: Fragile, una: Account) -> None:
@@ -159,12 +161,12 @@ async def test_a_socket_whose_viewer_cannot_be_known_is_closed_without_a_word(fr
         fragile.without("session"),
         websockets.connect(address, subprotocols=[websockets.Subprotocol("graphql-transport-ws")]) as connection,
     ):
-        await connection.send('{"type": "connection_init", "payload": {"authorization": "Bearer %s"}}' % una.token)
+        payload = {"authorization": f"Bearer {una.token}"}
+        await connection.send(json.dumps({"type": "connection_init", "payload": payload}))
         with pytest.raises(websockets.ConnectionClosed) as closed:
             await asyncio.wait_for(connection.recv(), 30)
     assert closed.value.rcvd is not None
-    assert "session" not in closed.value.rcvd.reason
-    assert "relation" not in closed.value.rcvd.reason
+    assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4500, "Internal Server Error")
 
 
 # ---------------------------------------------------------------- what is expected has its code

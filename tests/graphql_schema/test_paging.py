@@ -98,7 +98,7 @@ async def test_pages_hold_while_rows_come_and_go(unattended: Server, ida: Accoun
             await execute(dsn_of(unattended), "DELETE FROM media WHERE id = $1", uuid.UUID(one))
     expected = [one for one in there if one in found or one not in gone]
     assert len(found) == len(set(found))
-    if order == "TAKEN_OLDEST" or order == "TAKEN_NEWEST":
+    if order in {"TAKEN_OLDEST", "TAKEN_NEWEST"}:
         # None knows when it was taken: they come in the order of their ids, and the new ones are among them.
         assert [one for one in found if one in there] == sorted(expected, reverse=order == "TAKEN_NEWEST")
     else:

@@ -49,12 +49,13 @@ class GraphiQL:
         await self.page.press("Enter", ENTER, modifiers=CTRL)
 
     async def run_step(self, name: str) -> None:
-        """One of the document's operations, from the play button's list."""
+        """One of the document's operations, from the play button's list; the page then shows it."""
         await self.page.click(".graphiql-execute-button")
         await self.page.wait_for_element("[role=menuitem]")
         items = "[...document.querySelectorAll('[role=menuitem]')]"
         await self.page.evaluate(f"{items}.find(item => item.innerText === '{name}').id = 'step-{name}'")
         await self.page.click(f"#step-{name}")
+        await self.shows(OPERATION, f" {name}")
 
     async def choose_files(self, *files: Path) -> None:
         await self.page.click('[aria-label="Show Files"]')

@@ -7,6 +7,7 @@ import exampleDocument from "./example/walk.graphql?raw";
 import { createFetcher, type FetcherEvents } from "./fetcher";
 import { FileDrop } from "./FileDrop";
 import { FILES_PLUGIN } from "./FilesPanel";
+import { RevealOperation } from "./RevealOperation";
 import { STORAGE } from "./storage";
 
 const PLUGINS = [HISTORY_PLUGIN, FILES_PLUGIN];
@@ -36,6 +37,7 @@ export function App() {
       </GraphiQL.Logo>
       <CarryOver events={events} />
       <FileDrop />
+      <RevealOperation />
     </GraphiQL>
   );
 }
