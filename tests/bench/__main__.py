@@ -41,7 +41,7 @@ def main() -> int:
 
 def _measured(name: str) -> bool:
     """Each on a server and a data folder of its own, so that none is the worse for the one before."""
-    # With a load above nothing, others were at work on the same cores, and the figures say little.
+    # Whoever else is at work on the same cores makes the figures worse: the load tells of it.
     _tell(f"{name}, at a load of {os.getloadavg()[0]:.1f}: {sys.modules[MEASUREMENTS[name].__module__].__doc__}")
     with (
         tempfile.TemporaryDirectory(prefix="heirloom-bench-") as folder,

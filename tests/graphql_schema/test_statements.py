@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -70,27 +70,29 @@ async def in_this_process(dsn: str, folder: Path) -> AsyncIterator[httpx.AsyncCl
             yield client
 
 
+@asynccontextmanager
+async def one_connection() -> AsyncIterator[Any]:
+    """All that the application has during the block: which of several took a statement would be left to chance."""
+    used, *kept = [await DB.take_connection() for _ in range(POOL)]
+    connection = used._con  # asyncpg's own: what the pool hands out stands for it until it is given back
+    await DB.give_back(used)
+    try:
+        yield connection
+    finally:
+        for proxy in kept:
+            await DB.give_back(proxy)
+
+
 @contextmanager
-def logged(connections: list[Any]) -> Iterator[list[str]]:
-    """What is said on these connections during the block."""
+def logged(connection: Any) -> Iterator[list[str]]:
+    """What is said on this connection during the block."""
     statements: list[str] = []
 
     def note(query: asyncpg.connection.LoggedQuery) -> None:
         statements.append(query.query)
 
-    with ExitStack() as stack:
-        for connection in connections:
-            stack.enter_context(connection.query_logger(note))
+    with connection.query_logger(note):
         yield statements
-
-
-async def connections_of_the_pool() -> list[Any]:
-    """All that there can be, and asyncpg's own: what the pool hands out stands for them until it is given back."""
-    taken = [await DB.take_connection() for _ in range(POOL)]
-    connections = [proxy._con for proxy in taken]
-    for proxy in taken:
-        await DB.give_back(proxy)
-    return connections
 
 
 async def ask(client: httpx.AsyncClient, query: str, **variables: Any) -> Any:
@@ -114,15 +116,16 @@ async def test_a_page_of_the_library_costs_the_same_whatever_its_length(dsn: str
         await execute(dsn, VARIANTS)
 
         spoken: dict[int, list[str]] = {}
-        for first in (10, 100):
-            await ask(client, LIBRARY, first=first)  # the first time asyncpg asks for types
-            with logged(await connections_of_the_pool()) as statements:
-                page = await ask(client, LIBRARY, first=first)
-            spoken[first] = list(statements)
-            assert (len(page["nodes"]), page["totalCount"]) == (first, 100)
-            for media in page["nodes"]:
-                assert (len(media["variants"]), media["owner"]["displayName"]) == (4, "Ada")
-                assert media["entity"]["name"].startswith("Person ")
+        async with one_connection() as connection:
+            await ask(client, LIBRARY, first=10)  # a connection's first time asks for types, too
+            for first in (10, 100):
+                with logged(connection) as statements:
+                    page = await ask(client, LIBRARY, first=first)
+                spoken[first] = list(statements)
+                assert (len(page["nodes"]), page["totalCount"]) == (first, 100)
+                for media in page["nodes"]:
+                    assert (len(media["variants"]), media["owner"]["displayName"]) == (4, "Ada")
+                    assert media["entity"]["name"].startswith("Person ")
 
     told = "\n\n".join(f"first: {first}\n" + "\n".join(statements) for first, statements in spoken.items())
     # Who asks, the page, its count; users, entities, persons, profiles, variants.
