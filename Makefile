@@ -30,7 +30,6 @@ check: $(VENV)/dev.stamp pages
 	@$(BIN)/python -m app.cli export-schema | diff -u graphql_schema/schema.graphql - \
 		|| { echo 'The schema has changed: look at the difference, then run "make schema".'; exit 1; }
 	$(BIN)/python -m tests.migrations_are_current
-	$(BIN)/python web/build.py --check
 
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff check --fix --quiet . || true

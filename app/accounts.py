@@ -34,24 +34,28 @@ class SignIn:
     refresh_token: str
 
 
-async def register(
+async def create(
     services: Services, *, email: str, password: str, display_name: str, role: UserRole = UserRole.USER
-) -> SignIn:
-    """A new account, signed in. Raises BadInput, or Conflict when the e-mail is taken (in any case of letters)."""
-    email = _email(email)
-    display_name = text.line(display_name, "display_name")
-    password_hash = await services.passwords.hash(password)
-    now = datetime.now(UTC)
+) -> UserAccount:
+    """A new account. Raises BadInput, or Conflict when the e-mail is taken (in any case of letters)."""
     user = UserAccount(
-        email=email, password_hash=password_hash, display_name=display_name, role=role.value, created_at=now
+        email=_email(email),
+        display_name=text.line(display_name, "display_name"),
+        password_hash=await services.passwords.hash(password),
+        role=role.value,
+        created_at=datetime.now(UTC),
     )
     try:
-        async with DB.transaction():
-            await UserAccount.insert(user)
-            session = await _begin(services, user.id, now)
+        await UserAccount.insert(user)
     except UniqueViolationError as error:
         raise Conflict("There is an account with this e-mail.", "email") from error
-    return _sign_in(services, user, session, now)
+    return user
+
+
+async def register(services: Services, *, email: str, password: str, display_name: str) -> SignIn:
+    """A new account, signed in. Raises BadInput or Conflict."""
+    user = await create(services, email=email, password=password, display_name=display_name)
+    return await _sign_in(services, user)
 
 
 async def login(services: Services, *, email: str, password: str) -> SignIn:
@@ -61,10 +65,7 @@ async def login(services: Services, *, email: str, password: str) -> SignIn:
     user = hydrate(UserAccount, found) if found else None
     if not await services.passwords.matches(user.password_hash if user else None, password) or user is None:
         raise Unauthenticated("No account has this e-mail and password.")
-    now = datetime.now(UTC)
-    async with DB.transaction():
-        session = await _begin(services, user.id, now)
-    return _sign_in(services, user, session, now)
+    return await _sign_in(services, user)
 
 
 async def refresh(services: Services, *, refresh_token: str) -> SignIn:
@@ -87,7 +88,7 @@ async def refresh(services: Services, *, refresh_token: str) -> SignIn:
     session = hydrate(Session, rows[0])
     user = await UserAccount.select().where(UserAccount.id == session.user).first()
     assert user is not None, "a session goes with its user"
-    return _sign_in(services, hydrate(UserAccount, user), session, now)
+    return _signed_in(services, hydrate(UserAccount, user), session, now)
 
 
 async def load(ids: Sequence[uuid.UUID]) -> list[UserAccount]:
@@ -119,13 +120,14 @@ async def end_session(session_id: uuid.UUID) -> None:
             await events.record(transaction, EventKind.SESSION_ENDED, session=session_id)
 
 
-async def _begin(services: Services, user: uuid.UUID, now: datetime) -> Session:
-    session = Session(user=user, created_at=now, expires_at=now + services.settings.session_lifetime)
+async def _sign_in(services: Services, user: UserAccount) -> SignIn:
+    now = datetime.now(UTC)
+    session = Session(user=user.id, created_at=now, expires_at=now + services.settings.session_lifetime)
     await Session.insert(session)
-    return session
+    return _signed_in(services, user, session, now)
 
 
-def _sign_in(services: Services, user: UserAccount, session: Session, now: datetime) -> SignIn:
+def _signed_in(services: Services, user: UserAccount, session: Session, now: datetime) -> SignIn:
     access_token, expires_at = services.tokens.access(user.id, session.id, now)
     refresh_token = services.tokens.refresh(session.id, session.generation, session.expires_at)
     return SignIn(user, access_token, expires_at, refresh_token)

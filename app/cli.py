@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    for noisy in ("pgqueuer", "httpx", "botocore", "aiobotocore"):
+    for noisy in ("pgqueuer", "uvicorn", "botocore", "aiobotocore"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         command: Callable[[argparse.Namespace], None] = options.command
@@ -108,7 +108,7 @@ def _create_admin(options: argparse.Namespace) -> None:
 
         async with open_services(settings, dsn=dsn) as services:
             await migrate()
-            await accounts.register(
+            await accounts.create(
                 services, email=options.email, password=password, display_name=options.name, role=UserRole.ADMIN
             )
 

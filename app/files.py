@@ -30,7 +30,8 @@ ALWAYS = {
     "Access-Control-Expose-Headers": "Accept-Ranges, Content-Disposition, Content-Length, Content-Range, ETag",
     # An <img> on another site's page needs this where that page isolates itself.
     "Cross-Origin-Resource-Policy": "cross-origin",
-    "Content-Security-Policy": "default-src 'none'; sandbox",
+    # Nothing of a file runs; the browser's own page around a film needs its source and its style.
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; media-src 'self'; sandbox",
     "Referrer-Policy": "no-referrer",  # the address is the credential
     "X-Content-Type-Options": "nosniff",
 }

@@ -55,7 +55,7 @@ async def serve(settings: Settings, dsn: str, *, with_worker: bool) -> None:
     async with open_services(settings, dsn=dsn) as services:
         await migrate()
         await services.hub.start()
-        server = Server(_config(settings, create_app(services)))
+        server = Server(_config(settings, create_app(services)), settings.public_url)
         try:
             if with_worker:
                 async with _worker():
@@ -69,6 +69,10 @@ async def serve(settings: Settings, dsn: str, *, with_worker: bool) -> None:
 class Server(uvicorn.Server):
     """Leaves the signals to us: uvicorn raises them again after its own shutdown, before ours."""
 
+    def __init__(self, config: uvicorn.Config, public_url: str) -> None:
+        super().__init__(config)
+        self._public_url = public_url
+
     async def run_until_stopped(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -78,6 +82,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         try:
             await super().startup(sockets)
+            if self.started:
+                logger.info("Heirloom is at %s/graphiql/", self._public_url)
         except SystemExit as error:
             if isinstance(error.__context__, OSError):
                 reason = error.__context__.strerror

@@ -70,6 +70,8 @@ async def open_database(dsn: str, *, connections: int) -> AsyncIterator[None]:
 async def open_storage(settings: Settings) -> AsyncIterator[ObjectStorage]:
     window = settings.url_lifetime / WINDOWS_PER_LIFETIME
     if settings.storage == "local":
+        # Not for other accounts of the machine. The data folder itself is passed by PostgreSQL's.
+        settings.files_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         signer = UrlSigner(derived_key(settings.secret_key, "files"))
         yield LocalStorage(
             settings.files_dir,

@@ -86,7 +86,7 @@ async def test_what_a_file_is_served_with(anybody: httpx.AsyncClient, media: Jso
         "access-control-expose-headers": "Accept-Ranges, Content-Disposition, Content-Length, Content-Range, ETag",
         "content-disposition": 'inline; filename="grandmother\'s garden.jpg"',
         "content-length": str(len(CONTENT)),
-        "content-security-policy": "default-src 'none'; sandbox",
+        "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; media-src 'self'; sandbox",
         "content-type": "image/jpeg",
         "cross-origin-resource-policy": "cross-origin",
         "referrer-policy": "no-referrer",

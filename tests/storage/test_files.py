@@ -62,7 +62,7 @@ async def test_the_whole_file(http: httpx.AsyncClient, url: str, stored: StoredO
         "access-control-expose-headers": "Accept-Ranges, Content-Disposition, Content-Length, Content-Range, ETag",
         "content-disposition": 'inline; filename="a.jpg"',
         "content-length": "10",
-        "content-security-policy": "default-src 'none'; sandbox",
+        "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; media-src 'self'; sandbox",
         "content-type": "image/jpeg",
         "cross-origin-resource-policy": "cross-origin",
         "etag": stored.etag,
