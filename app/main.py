@@ -17,8 +17,9 @@ from app.pages import page_routes
 from app.wiring import Services
 from graphql_schema.context import Context
 from graphql_schema.controller import create_controller
-from graphql_schema.multipart import UploadLimits, sweep
+from graphql_schema.multipart import UploadLimits
 from graphql_schema.schema import schema
+from graphql_schema.spool import sweep
 from storage.local import LocalStorage
 
 

@@ -6,18 +6,14 @@ subscriptions. Every refusal of this layer is GraphQL-shaped JSON with `extensio
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import orjson
-from cross_web import HTTPException as StrawberryHTTPException
-from graphql import GraphQLError
 from litestar import Request, Response, WebSocket, get, post, route, websocket
-from litestar.exceptions import HTTPException, InternalServerException
+from litestar.exceptions import InternalServerException
 from strawberry.exceptions import ConnectionRejectionError, MissingQueryError
 from strawberry.http import GraphQLHTTPResponse, GraphQLRequestData
 from strawberry.http.websocket_origin import normalize_allowed_origins
@@ -25,27 +21,28 @@ from strawberry.litestar.controller import GraphQLController
 from strawberry.schema.base import BaseSchema
 from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
 from strawberry.subscriptions import GRAPHQL_TRANSPORT_WS_PROTOCOL
-from strawberry.subscriptions.protocols.graphql_transport_ws.handlers import BaseGraphQLTransportWSHandler
 from strawberry.types import ExecutionResult
-from strawberry.types.execution import PreExecutionError
 from strawberry.types.graphql import OperationType
 from strawberry.types.unset import UnsetType
 
 from app.errors import Unauthenticated
-from graphql_schema.errors import MASKED, coded, unexpected
-from graphql_schema.multipart import (
+from graphql_schema.errors import coded
+from graphql_schema.multipart import UploadLimits, parse
+from graphql_schema.refusals import (
+    EXCEPTION_HANDLERS,
+    GRAPHQL_RESPONSE,
     MalformedRequest,
-    Parsed,
-    RequestError,
+    MethodNotAllowed,
+    MutationNeedsPost,
     RequestTooLarge,
-    UploadLimits,
-    parse,
+    UnsupportedMediaType,
+    encode,
+    negotiate,
+    respond,
 )
+from graphql_schema.requests import GraphQLRequest, request_data
+from graphql_schema.sockets import TransportHandler, socket_authorization
 
-logger = logging.getLogger(__name__)
-
-JSON = "application/json"
-GRAPHQL_RESPONSE = "application/graphql-response+json"
 # A page of another site can send a multipart form with the reader's credentials unasked, but none of these headers:
 # they make the browser ask first (a CORS preflight).
 PREFLIGHT_HEADERS = (
@@ -56,27 +53,9 @@ PREFLIGHT_HEADERS = (
     "graphql-require-preflight",
 )
 CONNECTION_INIT_TIMEOUT = timedelta(seconds=10)  # an honest client sends it with its first packet
-CODES = {400: "BAD_REQUEST", 404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "PAYLOAD_TOO_LARGE"}
 
 Viewer = TypeVar("Viewer")
 AnyConnection = Request[Any, Any, Any] | WebSocket[Any, Any, Any]
-
-
-class UnsupportedMediaType(RequestError):
-    status = 415
-    code = "UNSUPPORTED_MEDIA_TYPE"
-
-
-class MutationNeedsPost(RequestError):
-    status = 405
-    code = "METHOD_NOT_ALLOWED"
-    headers: ClassVar[dict[str, str]] = {"Allow": "POST"}
-
-
-class MethodNotAllowed(RequestError):
-    status = 405
-    code = "METHOD_NOT_ALLOWED"
-    headers: ClassVar[dict[str, str]] = {"Allow": "GET, POST"}
 
 
 class EdgeContext(Protocol):
@@ -88,30 +67,6 @@ class EdgeContext(Protocol):
 
     authorization: str | None
     connection_params: Any
-
-
-class GraphQLRequest(Request[Any, Any, Any]):
-    """A request that owns the files spooled from its body."""
-
-    keep_files = False
-    parsed: Parsed | None = None
-
-
-class TransportHandler(BaseGraphQLTransportWSHandler[Any, None]):
-    """Strawberry's own trusts a message's shape, and fails with a TypeError: here the socket is closed with 4400.
-
-    And when a hook of an extension raises, it ends the operation as if all were well: here that is an error.
-    """
-
-    async def handle_message(self, message: Any) -> None:
-        if _is_message(message):
-            await super().handle_message(message)
-        else:
-            await self.handle_invalid_message("Failed to parse message")
-
-    async def _send_result_stream(self, operation: Any, result_source: AsyncGenerator[Any, None]) -> None:
-        async with aclosing(_failures_as_results(result_source)) as results:
-            await super()._send_result_stream(operation, results)
 
 
 class StrictController(GraphQLController[Any, None]):
@@ -173,14 +128,14 @@ class StrictController(GraphQLController[Any, None]):
 
     async def parse_http_body(self, request: Any) -> GraphQLRequestData | list[GraphQLRequestData]:
         if request.method == "GET":
-            return _request_data(self.parse_query_params(request.query_params))
+            return request_data(self.parse_query_params(request.query_params))
         data = await self._read_body(request.request)
         if not isinstance(data, list):
-            return _request_data(data)
+            return request_data(data)
         self._validate_batch_request(data, protocol="http")
         if not data:
             raise MalformedRequest("A batch holds at least one operation.")
-        return [_request_data(item) for item in data]
+        return [request_data(item) for item in data]
 
     async def _read_body(self, request: GraphQLRequest) -> Any:
         content_type = request.headers.get("content-type", "")
@@ -276,22 +231,22 @@ class StrictController(GraphQLController[Any, None]):
 
     async def get_sub_response(self, request: Any) -> Response[Any]:
         # Strawberry's keeps the response on `self`, where requests overwrite each other's.
-        return Response(None, media_type=_negotiate(request))
+        return Response(None, media_type=negotiate(request))
 
     def create_response(
         self, response_data: GraphQLHTTPResponse | list[GraphQLHTTPResponse], sub_response: Response[Any]
     ) -> Response[bytes]:
         refused = isinstance(response_data, dict) and "data" not in response_data
         status = 400 if refused and sub_response.media_type == GRAPHQL_RESPONSE else 200
-        return _respond(self.encode_json(response_data), status, sub_response.media_type)
+        return respond(self.encode_json(response_data), status, sub_response.media_type)
 
     def encode_json(self, data: object) -> bytes:
-        return _encode(data)
+        return encode(data)
 
     # ------------------------------------------------------------ sockets
 
     async def on_ws_connect(self, context: EdgeContext) -> UnsetType | dict[str, object] | None:
-        context.authorization = _socket_authorization(context.connection_params)
+        context.authorization = socket_authorization(context.connection_params)
         if context.authorization is not None:
             try:
                 await self.authenticate(context.authorization)
@@ -328,126 +283,11 @@ def create_controller(
             "scratch": scratch,
             "json_bytes": json_bytes,
             "allowed_origins": normalize_allowed_origins(allowed_origins),
-            "exception_handlers": {
-                RequestError: _on_request_error,
-                Unauthenticated: _on_unauthenticated,
-                StrawberryHTTPException: _on_strawberry_error,
-                HTTPException: _on_litestar_error,
-                Exception: _on_unexpected,
-            },
+            "exception_handlers": EXCEPTION_HANDLERS,
         },
     )
-
-
-def _request_data(item: Any) -> GraphQLRequestData:
-    if not isinstance(item, dict):
-        raise MalformedRequest("A GraphQL request is a JSON object.")
-    for name, kind, words in (
-        ("query", str, "a string"),
-        ("operationName", str, "a string"),
-        ("variables", dict, "an object"),
-        ("extensions", dict, "an object"),
-    ):
-        if not isinstance(item.get(name), kind | None):
-            raise MalformedRequest(f"`{name}` must be {words}, or null.")
-    return GraphQLRequestData(
-        query=item.get("query"),
-        variables=item.get("variables"),
-        operation_name=item.get("operationName"),
-        extensions=item.get("extensions"),
-    )
-
-
-def _is_message(message: Any) -> bool:
-    """Whether what Strawberry's handler reads from a graphql-transport-ws message is of the type that it takes for
-    granted; what is missing it finds itself."""
-    if not isinstance(message, dict):
-        return False
-    if message.get("type") in ("subscribe", "complete") and not isinstance(message.get("id"), str):
-        return False
-    if message.get("type") != "subscribe":
-        return True
-    try:
-        return _request_data(message.get("payload")).query is not None
-    except MalformedRequest:
-        return False
-
-
-async def _failures_as_results(results: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
-    try:
-        async for result in results:
-            yield result
-    except Exception as error:
-        yield PreExecutionError(None, [coded(GraphQLError(str(error), original_error=error))])
-
-
-def _socket_authorization(connection_params: dict[str, Any]) -> str | None:
-    """The token of `connection_init`, its key in any case; empty or null is how some clients say "not signed in"."""
-    values = [value for key, value in connection_params.items() if key.lower() == "authorization"]
-    if len(values) > 1 or not all(isinstance(value, str | None) for value in values):
-        raise ConnectionRejectionError
-    return values[0] or None if values else None
 
 
 def _failed_before_execution(result: ExecutionResult) -> bool:
     """No data, and no error has a path: nothing was resolved yet. (A null that reached the root has one.)"""
     return result.data is None and not any(error.path for error in result.errors or ())
-
-
-def _negotiate(request: Request[Any, Any, Any]) -> str:
-    try:
-        return request.accept.best_match([JSON, GRAPHQL_RESPONSE], default=JSON)
-    except OverflowError:  # Litestar turns the q of `Accept` into a whole number, and `q=inf` is a float to it
-        return JSON
-
-
-def _encode(data: object) -> bytes:
-    try:
-        return orjson.dumps(data)
-    except orjson.JSONEncodeError:  # a JSON scalar may hold keys that are no strings; the option costs speed
-        return orjson.dumps(data, option=orjson.OPT_NON_STR_KEYS)
-
-
-def _respond(
-    body: bytes, status: int, media_type: str | None, headers: dict[str, str] | None = None
-) -> Response[bytes]:
-    return Response(
-        body,
-        status_code=status,
-        media_type=f"{media_type}; charset=utf-8",
-        headers={"Vary": "Accept", **(headers or {})},
-    )
-
-
-def _refuse(
-    request: Request[Any, Any, Any],
-    status: int,
-    code: str,
-    message: str,
-    headers: dict[str, str] | None = None,
-    **extensions: Any,
-) -> Response[bytes]:
-    body = {"errors": [{"message": message, "extensions": {"code": code, **extensions}}]}
-    return _respond(_encode(body), status, _negotiate(request), headers)
-
-
-def _on_request_error(request: Request[Any, Any, Any], error: RequestError) -> Response[bytes]:
-    return _refuse(request, error.status, error.code, str(error), error.headers)
-
-
-def _on_unauthenticated(request: Request[Any, Any, Any], error: Unauthenticated) -> Response[bytes]:
-    return _refuse(request, 401, error.code, error.message, {"WWW-Authenticate": "Bearer"})  # RFC 9110, 11.6.1
-
-
-def _on_strawberry_error(request: Request[Any, Any, Any], error: StrawberryHTTPException) -> Response[bytes]:
-    return _refuse(request, error.status_code, CODES.get(error.status_code, "BAD_REQUEST"), f"{error.reason}.")
-
-
-def _on_litestar_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    if error.status_code >= 500:
-        return _on_unexpected(request, error)
-    return _refuse(request, error.status_code, CODES.get(error.status_code, "BAD_REQUEST"), error.detail)
-
-
-def _on_unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    return _refuse(request, 500, message=MASKED, **unexpected(error, "the GraphQL edge"))

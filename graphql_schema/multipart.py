@@ -6,19 +6,12 @@ The format is https://github.com/jaydenseric/graphql-multipart-request-spec, ver
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import logging
-import os
-import re
 import secrets
 from collections.abc import AsyncIterable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from types import TracebackType
-from typing import Any, BinaryIO, ClassVar, Self, TypeVar
+from typing import Any, Self
 
 import orjson
 from multipart import (  # type: ignore[import-untyped]  # it has neither stubs nor a py.typed
@@ -28,44 +21,10 @@ from multipart import (  # type: ignore[import-untyped]  # it has neither stubs 
     parse_options_header,
 )
 
-logger = logging.getLogger(__name__)
+from graphql_schema.refusals import MalformedRequest, RequestTooLarge
+from graphql_schema.spool import SPOOL_PREFIX, FilePart, Spool, UploadedFile, clean_filename, discard, media_type
 
-SPOOL_PREFIX = "upload-"
-FLUSH_BYTES = 1024 * 1024  # one hop to a thread costs 0.1 ms: rare enough here, and small beside what a server may hold
-HEAD_BYTES = 4096  # every signature that identifies a file type lies within
-FILENAME_CHARACTERS = 255  # the limit of the usual file systems, so a download can be saved under it
 BOUNDARY_CHARACTERS = 70  # RFC 2046, 5.1.1
-# Control characters, surrogates, line separators, and the marks that turn the direction of writing: with those
-# "gpj.exe" is shown as "exe.jpg". Joiners stay, several scripts need them.
-UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]{1,127}/[\w!#$&^.+-]{1,127}", re.ASCII)  # RFC 6838, 4.2
-
-T = TypeVar("T")
-
-
-class RequestError(Exception):
-    """A request that is answered by its HTTP `status` before anything of it is executed. The message is for people."""
-
-    status: ClassVar[int]
-    code: ClassVar[str]
-    headers: ClassVar[dict[str, str]] = {}
-
-
-class MalformedRequest(RequestError):
-    status = 400
-    code = "BAD_REQUEST"
-
-
-class RequestTooLarge(RequestError):
-    status = 413
-    code = "PAYLOAD_TOO_LARGE"
-
-
-class SpoolFailed(RequestError):
-    """The scratch folder can't be written: full, or not there."""
-
-    status = 503
-    code = "STORAGE_UNAVAILABLE"
 
 
 @dataclass(frozen=True)
@@ -78,34 +37,16 @@ class UploadLimits:
     total_bytes: int
 
 
-@dataclass(eq=False, repr=False)
-class UploadedFile:
-    """A file of a multipart request; what the scalar `Upload` delivers.
-
-    `filename` and `claimed_type` are the client's words, cleaned and never to be trusted. `path` is there until the
-    request ends, except when the file was `too_large` or its sender anonymous: then nothing is on disk, and `sha256`
-    (hex) and `head` (the first `HEAD_BYTES`) are empty. `size` counts all bytes that arrived, in each case.
-    """
-
-    path: Path
-    filename: str = ""
-    claimed_type: str | None = None
-    size: int = 0
-    sha256: str = ""
-    too_large: bool = False
-    head: bytes = b""
-
-
 class Parsed:
     """The operations, an object or in a batch an array, with their files in place. Closing it deletes the files."""
 
-    def __init__(self, operations: Any, files: list[UploadedFile], spools: list[_Spool]) -> None:
+    def __init__(self, operations: Any, files: list[UploadedFile], spools: list[Spool]) -> None:
         self.operations = operations
         self.files = files
         self._spools = spools
 
     async def close(self) -> None:
-        await _discard(self._spools)
+        await discard(self._spools)
 
     async def __aenter__(self) -> Self:
         return self
@@ -114,17 +55,6 @@ class Parsed:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
-
-
-def sweep(scratch: Path) -> int:
-    """Delete what killed processes left in `scratch`; returns the number of files.
-
-    To be called before the first request, by the only process that uses this folder.
-    """
-    leftovers = list(scratch.glob(f"{SPOOL_PREFIX}*"))
-    for path in leftovers:
-        path.unlink(missing_ok=True)
-    return len(leftovers)
 
 
 async def parse(
@@ -149,7 +79,7 @@ async def parse(
         await _feed(reader, stream, boundary, limits.total_bytes)
         return reader.finish()
     except BaseException:
-        await _discard(reader.spools)
+        await discard(reader.spools)
         raise
 
 
@@ -184,14 +114,14 @@ class _Reader:
     """Takes the parser's events in their order: `operations`, `map`, files."""
 
     def __init__(self, limits: UploadLimits, scratch: Path, *, keep: bool) -> None:
-        self.spools: list[_Spool] = []
+        self.spools: list[Spool] = []
         self._limits = limits
         self._scratch = scratch
         self._keep = keep
         self._operations: Any = None
         self._awaited: dict[str, UploadedFile] | None = None
         self._received: dict[str, UploadedFile] = {}
-        self._part: _Field | _FilePart
+        self._part: _Field | FilePart
 
     async def take(self, event: MultipartSegment | bytes | None) -> None:
         if isinstance(event, MultipartSegment):
@@ -201,7 +131,7 @@ class _Reader:
         else:
             await self._part.write(event)
 
-    def _open(self, segment: MultipartSegment) -> _Field | _FilePart:
+    def _open(self, segment: MultipartSegment) -> _Field | FilePart:
         name = segment.name or ""
         if self._operations is None:
             return self._field("operations", name, self._take_operations)
@@ -212,13 +142,13 @@ class _Reader:
         if name not in self._awaited:
             raise MalformedRequest(f"The part {name[:80]!r} is not named in `map`.")
         file = self._received[name] = self._awaited.pop(name)
-        file.filename = _clean_filename(segment.filename or "")
-        file.claimed_type = _media_type(segment.content_type or "")
+        file.filename = clean_filename(segment.filename or "")
+        file.claimed_type = media_type(segment.content_type or "")
         spool = None
         if self._keep:
-            spool = _Spool(file.path)
+            spool = Spool(file.path)
             self.spools.append(spool)
-        return _FilePart(file, self._limits.file_bytes, spool)
+        return FilePart(file, self._limits.file_bytes, spool)
 
     def _field(self, expected: str, name: str, accept: Callable[[Any], None]) -> _Field:
         if name != expected:
@@ -279,100 +209,6 @@ class _Field:
         self._accept(value)
 
 
-class _FilePart:
-    """A part that holds a file: gathered until a write is worth a thread, dropped once above its limit."""
-
-    def __init__(self, file: UploadedFile, limit: int, spool: _Spool | None) -> None:
-        self._file = file
-        self._limit = limit
-        self._spool = spool
-        self._pending = bytearray()
-
-    async def write(self, data: bytes) -> None:
-        self._file.size += len(data)
-        if self._file.size > self._limit and not self._file.too_large:
-            await self._drop()
-        if self._spool is None:
-            return
-        if len(self._file.head) < HEAD_BYTES:
-            self._file.head += data[: HEAD_BYTES - len(self._file.head)]
-        self._pending += data
-        if len(self._pending) >= FLUSH_BYTES:
-            pending, self._pending = self._pending, bytearray()
-            await _in_thread(self._spool.append, pending)
-
-    async def _drop(self) -> None:
-        self._file.too_large = True
-        self._file.head = b""
-        if self._spool is not None:
-            await _discard([self._spool])
-        self._spool = None
-
-    async def end(self) -> None:
-        if self._spool is not None:
-            self._file.sha256 = await _in_thread(self._spool.finish, self._pending)
-
-
-class _Spool:
-    """One file on disk, written and hashed in worker threads.
-
-    A cancelled task does not stop its thread: the lock, and the mark that is looked at under it, keep a write that
-    comes late from making the file anew after it was discarded.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._hash = hashlib.sha256()
-        self._file: BinaryIO | None = None
-        self._discarded = False
-        self._lock = Lock()
-
-    def append(self, data: bytearray) -> None:
-        with self._lock:
-            if self._discarded:
-                return
-            if self._file is None:
-                self._file = os.fdopen(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
-            self._file.write(data)
-            self._hash.update(data)
-
-    def finish(self, data: bytearray) -> str:
-        """Write the rest and close; returns the SHA-256 of the whole in hex."""
-        self.append(data)
-        with self._lock:
-            if self._file is not None:
-                self._file.close()
-        return self._hash.hexdigest()
-
-    def discard(self) -> None:
-        with self._lock:
-            self._discarded = True
-            if self._file is not None:
-                with suppress(OSError):  # a full disk refuses what is still buffered
-                    self._file.close()
-                self._path.unlink(missing_ok=True)
-
-
-async def _in_thread(work: Callable[[bytearray], T], data: bytearray) -> T:
-    try:
-        return await asyncio.to_thread(work, data)
-    except OSError as error:
-        logger.exception("The scratch folder can't be written")
-        raise SpoolFailed("The server can't take files at the moment.") from error
-
-
-async def _discard(spools: list[_Spool]) -> None:
-    if not spools:
-        return
-
-    def discard() -> None:
-        for spool in spools:
-            spool.discard()
-
-    # Shielded: a second cancellation must not take back the work while it waits for a free thread.
-    await asyncio.shield(asyncio.to_thread(discard))
-
-
 def _set(operations: Any, path: str, file: UploadedFile) -> None:
     """Put `file` at `path`, such as `variables.file` or, in a batch, `0.variables.files.1`; null must be there."""
     *parents, last = path.split(".")
@@ -396,15 +232,6 @@ def _key(container: Any, segment: str, path: str) -> str | int:
         if len(digits) < 10 and int(digits) < len(container):  # int() itself refuses a few thousand digits
             return int(digits)
     raise MalformedRequest(f"`map` leads to {path[:80]!r}, which is not in `operations`.")
-
-
-def _clean_filename(claimed: str) -> str:
-    name = UNPRINTABLE.sub("", re.split(r"[/\\]", claimed)[-1]).strip()[:FILENAME_CHARACTERS]
-    return name if name.strip(".") else "unnamed"
-
-
-def _media_type(claimed: str) -> str | None:
-    return claimed if MEDIA_TYPE.fullmatch(claimed) else None
 
 
 def _too_large(total_bytes: int) -> RequestTooLarge:

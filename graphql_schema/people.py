@@ -15,10 +15,10 @@ from graphql_schema.context import Info
 from graphql_schema.enums import MediaOrder
 from graphql_schema.errors import UserError, outcome, view
 from graphql_schema.media import Media, MediaConnection, MediaFilter, as_filter, as_order, changes_in
-from graphql_schema.multipart import UploadedFile
 from graphql_schema.nodes import Node, User, known
 from graphql_schema.paging import PageInfo, page_info
 from graphql_schema.scalars import FuzzyDate
+from graphql_schema.spool import UploadedFile
 
 Row = strawberry.Parent[tables.Entity]
 

@@ -13,7 +13,7 @@ import strawberry
 from graphql import GraphQLError
 from strawberry.types.scalar import ScalarDefinition
 
-from graphql_schema.multipart import UploadedFile
+from graphql_schema.spool import UploadedFile
 
 FuzzyDate = NewType("FuzzyDate", str)
 BigInt = NewType("BigInt", int)

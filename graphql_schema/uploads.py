@@ -11,8 +11,8 @@ from app.uploads import Words
 from graphql_schema.context import Info
 from graphql_schema.errors import outcome, user_error, view
 from graphql_schema.media import Media, MediaBatchPayload, MediaBatchResult, MediaPayload
-from graphql_schema.multipart import UploadedFile
 from graphql_schema.nodes import known
+from graphql_schema.spool import UploadedFile
 
 
 @strawberry.input

@@ -24,8 +24,9 @@ from websockets.typing import Origin, Subprotocol
 
 from app.errors import Unauthenticated
 from graphql_schema.controller import create_controller
-from graphql_schema.multipart import UploadedFile, UploadLimits
+from graphql_schema.multipart import UploadLimits
 from graphql_schema.scalars import JSON, SCALARS
+from graphql_schema.spool import UploadedFile
 
 LIMITS = UploadLimits(file_bytes=3_000_000, field_bytes=20_000, files=3, total_bytes=10_000_000)
 JSON_BYTES = 50_000

@@ -12,18 +12,9 @@ from typing import Any
 
 import pytest
 
-from graphql_schema.multipart import (
-    HEAD_BYTES,
-    MalformedRequest,
-    Parsed,
-    RequestError,
-    RequestTooLarge,
-    SpoolFailed,
-    UploadedFile,
-    UploadLimits,
-    parse,
-    sweep,
-)
+from graphql_schema.multipart import Parsed, UploadLimits, parse
+from graphql_schema.refusals import MalformedRequest, RequestError, RequestTooLarge, SpoolFailed
+from graphql_schema.spool import HEAD_BYTES, UploadedFile, sweep
 
 LIMITS = UploadLimits(file_bytes=3_000_000, field_bytes=20_000, files=3, total_bytes=10_000_000)
 ONE = {"query": "q", "variables": {"file": None}}

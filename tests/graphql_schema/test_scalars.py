@@ -9,8 +9,8 @@ import strawberry
 from graphql import print_type
 from strawberry.schema.config import StrawberryConfig
 
-from graphql_schema.multipart import UploadedFile
 from graphql_schema.scalars import JSON, SCALARS, BigInt, FuzzyDate
+from graphql_schema.spool import UploadedFile
 
 
 @strawberry.input

@@ -1,0 +1,125 @@
+"""How the edge says no before anything is executed: GraphQL-shaped JSON, with an HTTP status and `extensions.code`."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Final
+
+import orjson
+from cross_web import HTTPException as StrawberryHTTPException
+from litestar import Request, Response
+from litestar.exceptions import HTTPException
+
+from app.errors import Unauthenticated
+from graphql_schema.errors import MASKED, unexpected
+
+JSON = "application/json"
+GRAPHQL_RESPONSE = "application/graphql-response+json"
+CODES = {400: "BAD_REQUEST", 404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "PAYLOAD_TOO_LARGE"}
+
+
+class RequestError(Exception):
+    """A request that is answered by its HTTP `status` before anything of it is executed. The message is for people."""
+
+    status: ClassVar[int]
+    code: ClassVar[str]
+    headers: ClassVar[dict[str, str]] = {}
+
+
+class MalformedRequest(RequestError):
+    status = 400
+    code = "BAD_REQUEST"
+
+
+class RequestTooLarge(RequestError):
+    status = 413
+    code = "PAYLOAD_TOO_LARGE"
+
+
+class SpoolFailed(RequestError):
+    """The scratch folder can't be written: full, or not there."""
+
+    status = 503
+    code = "STORAGE_UNAVAILABLE"
+
+
+class UnsupportedMediaType(RequestError):
+    status = 415
+    code = "UNSUPPORTED_MEDIA_TYPE"
+
+
+class MutationNeedsPost(RequestError):
+    status = 405
+    code = "METHOD_NOT_ALLOWED"
+    headers: ClassVar[dict[str, str]] = {"Allow": "POST"}
+
+
+class MethodNotAllowed(RequestError):
+    status = 405
+    code = "METHOD_NOT_ALLOWED"
+    headers: ClassVar[dict[str, str]] = {"Allow": "GET, POST"}
+
+
+def negotiate(request: Request[Any, Any, Any]) -> str:
+    try:
+        return request.accept.best_match([JSON, GRAPHQL_RESPONSE], default=JSON)
+    except OverflowError:  # Litestar turns the q of `Accept` into a whole number, and `q=inf` is a float to it
+        return JSON
+
+
+def encode(data: object) -> bytes:
+    try:
+        return orjson.dumps(data)
+    except orjson.JSONEncodeError:  # a JSON scalar may hold keys that are no strings; the option costs speed
+        return orjson.dumps(data, option=orjson.OPT_NON_STR_KEYS)
+
+
+def respond(body: bytes, status: int, media_type: str | None, headers: dict[str, str] | None = None) -> Response[bytes]:
+    return Response(
+        body,
+        status_code=status,
+        media_type=f"{media_type}; charset=utf-8",
+        headers={"Vary": "Accept", **(headers or {})},
+    )
+
+
+def refuse(
+    request: Request[Any, Any, Any],
+    status: int,
+    code: str,
+    message: str,
+    headers: dict[str, str] | None = None,
+    **extensions: Any,
+) -> Response[bytes]:
+    body = {"errors": [{"message": message, "extensions": {"code": code, **extensions}}]}
+    return respond(encode(body), status, negotiate(request), headers)
+
+
+def _on_request_error(request: Request[Any, Any, Any], error: RequestError) -> Response[bytes]:
+    return refuse(request, error.status, error.code, str(error), error.headers)
+
+
+def _on_unauthenticated(request: Request[Any, Any, Any], error: Unauthenticated) -> Response[bytes]:
+    return refuse(request, 401, error.code, error.message, {"WWW-Authenticate": "Bearer"})  # RFC 9110, 11.6.1
+
+
+def _on_strawberry_error(request: Request[Any, Any, Any], error: StrawberryHTTPException) -> Response[bytes]:
+    return refuse(request, error.status_code, CODES.get(error.status_code, "BAD_REQUEST"), f"{error.reason}.")
+
+
+def _on_litestar_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    if error.status_code >= 500:
+        return _on_unexpected(request, error)
+    return refuse(request, error.status_code, CODES.get(error.status_code, "BAD_REQUEST"), error.detail)
+
+
+def _on_unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    return refuse(request, 500, message=MASKED, **unexpected(error, "the GraphQL edge"))
+
+
+EXCEPTION_HANDLERS: Final[dict[Any, Any]] = {
+    RequestError: _on_request_error,
+    Unauthenticated: _on_unauthenticated,
+    StrawberryHTTPException: _on_strawberry_error,
+    HTTPException: _on_litestar_error,
+    Exception: _on_unexpected,
+}
