@@ -12,7 +12,8 @@ from app.errors import HeirloomError
 from graphql_schema.context import Info
 from graphql_schema.errors import UserError, outcome, user_error, view
 from graphql_schema.nodes import User
-from graphql_schema.people import PersonConnection, ProfileConnection
+from graphql_schema.paging import Connection
+from graphql_schema.people import Person, Profile
 from graphql_schema.scalars import BigInt
 
 Row = strawberry.Parent[tables.UserAccount]
@@ -36,14 +37,14 @@ class Viewer:
         return view(User, root)
 
     @strawberry.field(description="The viewer's own profiles, newest first.")
-    async def profiles(self, info: Info, first: int | None = 30, after: str | None = None) -> ProfileConnection:
+    async def profiles(self, info: Info, first: int | None = 30, after: str | None = None) -> Connection[Profile]:
         most = info.context.services.settings.max_page
-        return view(ProfileConnection, await profiles.owned(_viewer(info), first=first, after=after, most=most))
+        return view(Connection[Profile], await profiles.owned(_viewer(info), first=first, after=after, most=most))
 
     @strawberry.field
-    async def people(self, info: Info, first: int | None = 30, after: str | None = None) -> PersonConnection:
+    async def people(self, info: Info, first: int | None = 30, after: str | None = None) -> Connection[Person]:
         most = info.context.services.settings.max_page
-        return view(PersonConnection, await people.owned(_viewer(info), first=first, after=after, most=most))
+        return view(Connection[Person], await people.owned(_viewer(info), first=first, after=after, most=most))
 
     @strawberry.field
     async def storage(self, info: Info) -> StorageUsage:

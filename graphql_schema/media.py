@@ -20,7 +20,7 @@ from graphql_schema.context import Info
 from graphql_schema.enums import ORDERS, MediaOrder
 from graphql_schema.errors import UserError, outcome, user_error, view
 from graphql_schema.nodes import Node, User, known, known_each
-from graphql_schema.paging import PageInfo, page_info
+from graphql_schema.paging import Connection
 from graphql_schema.scalars import JSON, BigInt
 from processing.failures import FailureCode
 from processing.kinds import MediaKind
@@ -147,25 +147,7 @@ class Media(Node):
 
 
 @strawberry.type
-class MediaEdge:
-    cursor: str
-    node: Media
-
-
-@strawberry.type
-class MediaConnection:
-    @strawberry.field
-    def edges(self, root: strawberry.Parent[Page[tables.Media]]) -> list[MediaEdge]:
-        return [MediaEdge(cursor=root.order.cursor(row), node=view(Media, row)) for row in root.rows]
-
-    @strawberry.field
-    def nodes(self, root: strawberry.Parent[Page[tables.Media]]) -> list[Media]:
-        return view(list[Media], root.rows)
-
-    @strawberry.field
-    def page_info(self, root: strawberry.Parent[Page[tables.Media]]) -> PageInfo:
-        return page_info(root)
-
+class MediaConnection(Connection[Media]):
     @strawberry.field
     async def total_count(self, root: strawberry.Parent[Page[tables.Media]]) -> int:
         return await root.count()

@@ -8,7 +8,6 @@ from typing import Any, cast
 import strawberry
 
 from app import media, people, profiles, tables
-from app.keyset import Page
 from app.slots import AVATAR, COVER
 from app.tables import EntityKind
 from graphql_schema.context import Info
@@ -16,7 +15,6 @@ from graphql_schema.enums import MediaOrder
 from graphql_schema.errors import UserError, outcome, view
 from graphql_schema.media import Media, MediaConnection, MediaFilter, as_filter, as_order, changes_in
 from graphql_schema.nodes import Node, User, known
-from graphql_schema.paging import PageInfo, page_info
 from graphql_schema.scalars import FuzzyDate
 from graphql_schema.spool import UploadedFile
 
@@ -117,48 +115,6 @@ class Profile(Entity):
     @strawberry.field
     async def cover(self, root: Row, info: Info) -> Media | None:
         return view(Media, await info.context.loaders.in_slots.load((root.id, COVER.name)))
-
-
-@strawberry.type
-class PersonEdge:
-    cursor: str
-    node: Person
-
-
-@strawberry.type
-class PersonConnection:
-    @strawberry.field
-    def edges(self, root: strawberry.Parent[Page[tables.Entity]]) -> list[PersonEdge]:
-        return [PersonEdge(cursor=root.order.cursor(row), node=view(Person, row)) for row in root.rows]
-
-    @strawberry.field
-    def nodes(self, root: strawberry.Parent[Page[tables.Entity]]) -> list[Person]:
-        return view(list[Person], root.rows)
-
-    @strawberry.field
-    def page_info(self, root: strawberry.Parent[Page[tables.Entity]]) -> PageInfo:
-        return page_info(root)
-
-
-@strawberry.type
-class ProfileEdge:
-    cursor: str
-    node: Profile
-
-
-@strawberry.type
-class ProfileConnection:
-    @strawberry.field
-    def edges(self, root: strawberry.Parent[Page[tables.Entity]]) -> list[ProfileEdge]:
-        return [ProfileEdge(cursor=root.order.cursor(row), node=view(Profile, row)) for row in root.rows]
-
-    @strawberry.field
-    def nodes(self, root: strawberry.Parent[Page[tables.Entity]]) -> list[Profile]:
-        return view(list[Profile], root.rows)
-
-    @strawberry.field
-    def page_info(self, root: strawberry.Parent[Page[tables.Entity]]) -> PageInfo:
-        return page_info(root)
 
 
 @strawberry.input
