@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 OLDEST_SERVER: Final = 15  # major version
 ACQUIRE_TIMEOUT: Final = 10.0  # seconds; a request that waited so long has lost its client
 COMMAND_TIMEOUT: Final = 30.0  # seconds a statement may take
+LOCK_TIMEOUT_MS: Final = 5_000  # what holds a row so long is stuck, and must not take the whole pool with it
 CLOSE_TIMEOUT: Final = 10.0  # seconds for what still runs when the pool is closed
 
 
@@ -48,7 +49,8 @@ class AbortedTransactionError(TransactionError):
 class HeirloomTransaction(PostgresTransaction):
     """Ends in every case with its connection given back and the outer transaction, or none, current again.
 
-    `connection` is asyncpg's, for what Piccolo can't say. Statements on it are not checked for the task.
+    `connection` is asyncpg's, for what Piccolo can't say. Statements on it are not checked for the task. Until
+    `committing` is true it is certain that nothing of it will stay.
     """
 
     engine: HeirloomEngine
@@ -59,6 +61,7 @@ class HeirloomTransaction(PostgresTransaction):
         self._outer: HeirloomTransaction | None = None
         self._owner: asyncio.Task[Any] | None = None
         self.ended = False
+        self.committing = False
 
     async def __aenter__(self) -> HeirloomTransaction:
         self._outer = self.engine.usable_transaction()
@@ -104,7 +107,7 @@ class HeirloomTransaction(PostgresTransaction):
         return False
 
     async def commit(self) -> None:
-        self.ended = True
+        self.ended = self.committing = True
         await self.transaction.commit()
 
     async def rollback(self) -> None:
@@ -145,7 +148,7 @@ class HeirloomEngine(PostgresEngine):
         self.config = {
             "dsn": dsn,
             "command_timeout": command_timeout,
-            "server_settings": {"application_name": "heirloom"},
+            "server_settings": {"application_name": "heirloom", "lock_timeout": str(LOCK_TIMEOUT_MS)},
         }
 
     async def start(

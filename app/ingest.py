@@ -70,9 +70,8 @@ async def process(services: Services, sandbox: Sandbox, media_id: uuid.UUID) -> 
 
 async def _work(services: Services, sandbox: Sandbox, media: Media) -> None:
     file_type = FILE_TYPE[media.content_type]
-    scratch = services.settings.worker_scratch_dir
     # Named after the media, so that whoever looks at a stuck decoder sees what it is at.
-    with TemporaryDirectory(dir=scratch, prefix=f"{media.id}-") as folder:
+    with TemporaryDirectory(dir=services.scratch, prefix=f"{media.id}-") as folder:
         original = Path(folder) / f"original.{file_type.extension}"
         await _fetch(services, media, original)
         await _reach(media, Stage.ANALYZING)

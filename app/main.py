@@ -19,15 +19,12 @@ from graphql_schema.context import Context
 from graphql_schema.controller import create_controller
 from graphql_schema.multipart import UploadLimits
 from graphql_schema.schema import schema
-from graphql_schema.spool import sweep
 from storage.local import LocalStorage
 
 
 def create_app(services: Services) -> Litestar:
     """The application over services that are open; whoever opened them closes them after it."""
     settings = services.settings
-    settings.upload_scratch_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    sweep(settings.upload_scratch_dir)
 
     async def viewer_of(authorization: str | None) -> Viewer | None:
         return await authenticate(services.tokens, authorization)
@@ -45,7 +42,7 @@ def create_app(services: Services) -> Litestar:
             files=settings.max_files,
             total_bytes=settings.max_request_bytes,
         ),
-        scratch=settings.upload_scratch_dir,
+        scratch=services.scratch,
         json_bytes=settings.max_field_bytes,
         allowed_origins=settings.allowed_origins,
     )

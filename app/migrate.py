@@ -16,6 +16,7 @@ from app.piccolo_conf import DB
 logger = logging.getLogger(__name__)
 
 # Any number, the same for all processes: whoever comes second waits, and finds the work done.
+PATIENCE_SECONDS: Final = 3600.0
 LOCK: Final = 0x4865_6972_6C6F_6F6D  # "Heirloom"
 
 
@@ -28,7 +29,9 @@ async def migrate() -> None:
     said = io.StringIO()
     try:
         async with DB.transaction() as transaction:
-            await transaction.connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
+            # As long as it takes: another process may be at it, and the tables may be large.
+            await transaction.connection.execute("SET LOCAL lock_timeout = 0")
+            await transaction.connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK, timeout=PATIENCE_SECONDS)
             # Piccolo tells what it does by printing.
             with contextlib.redirect_stdout(said):
                 result = await ForwardsMigrationManager(app_name=APP_NAME).run()

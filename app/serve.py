@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import uvicorn
@@ -29,6 +30,8 @@ GRACE_SECONDS: Final = 5  # for requests, and then sockets, when the server stop
 WORKER_GRACE_SECONDS: Final = 20.0  # for the pictures at hand
 RESTART_SECONDS: Final = (0.2, 1.0, 5.0, 15.0)  # a worker that dies at once, again and again, is not hurried
 LIVED_WELL_SECONDS: Final = 30.0
+# Not `-m app.cli`: that would take whatever `app` the working folder has.
+WORKER: Final = "import sys; sys.path.insert(0, sys.argv[1]); from app.cli import main; sys.exit(main(sys.argv[2:]))"
 SOCKET_MESSAGE_BYTES: Final = 1024 * 1024
 
 
@@ -137,10 +140,7 @@ async def _supervise() -> None:
 async def _run_worker() -> None:
     # A session of its own, so that Ctrl-C reaches it through us, after the server has stopped.
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "app.cli",
-        "worker",
+        *(sys.executable, "-P", "-c", WORKER, str(Path(__file__).parents[1]), "worker"),
         start_new_session=True,
         preexec_fn=partial(die_with, os.getpid()),
     )

@@ -169,12 +169,8 @@ class Settings:
         return self.database_url is None
 
     @property
-    def upload_scratch_dir(self) -> Path:
-        return self.data_dir / "scratch" / "uploads"
-
-    @property
-    def worker_scratch_dir(self) -> Path:
-        return self.data_dir / "scratch" / "worker"
+    def scratch_dir(self) -> Path:
+        return self.data_dir / "scratch"
 
     @property
     def files_dir(self) -> Path:

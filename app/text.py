@@ -13,6 +13,8 @@ TITLE_LENGTH: Final = 300
 PROSE_LENGTH: Final = 20_000
 TAG_LENGTH: Final = 100
 TAGS: Final = 50
+MARKS: Final = 30  # the Stream-Safe Text Format (UAX #15, 13): the longest run in any language has 18
+SLACK: Final = 4  # times the limit that is looked at more closely: white space folds, and marks are composed
 
 
 def storable(value: str) -> bool:
@@ -20,9 +22,21 @@ def storable(value: str) -> bool:
     return "\x00" not in value
 
 
+def _normalized(value: str, field: str) -> str:
+    """NFC. It takes the square of a run of marks: those that no writing has are refused first."""
+    run = 0
+    for character in value:
+        run = run + 1 if unicodedata.combining(character) else 0
+        if run > MARKS:
+            raise BadInput(f"More than {MARKS} marks on one letter.", field)
+    return unicodedata.normalize("NFC", value)
+
+
 def line(value: str, field: str, *, most: int = NAME_LENGTH) -> str:
     """One line of 1 to `most` characters, control characters refused, white space folded, in NFC."""
-    folded = unicodedata.normalize("NFC", " ".join(value.split()))
+    if len(value) > SLACK * most:
+        raise BadInput(f"This takes 1 to {most} characters.", field)
+    folded = _normalized(" ".join(value.split()), field)
     if any(unicodedata.category(character) in {"Cc", "Cs"} for character in folded):
         raise BadInput("Control characters have no place here.", field)
     if not 1 <= len(folded) <= most:
@@ -38,15 +52,17 @@ def prose(value: str | None, field: str, *, most: int = PROSE_LENGTH) -> str | N
     """Lines of text, up to `most` characters in all; blank is None."""
     if value is None or not value.strip():
         return None
-    if any(unicodedata.category(character) in {"Cc", "Cs"} and character not in "\n\r\t" for character in value):
-        raise BadInput("Control characters have no place here.", field)
     if len(value) > most:
         raise BadInput(f"This takes up to {most} characters.", field)
-    return unicodedata.normalize("NFC", value)
+    if any(unicodedata.category(character) in {"Cc", "Cs"} and character not in "\n\r\t" for character in value):
+        raise BadInput("Control characters have no place here.", field)
+    return _normalized(value, field)
 
 
 def tags(values: Sequence[str] | None, field: str = "tags") -> list[str]:
     """Tags in the order given, each once regardless of case."""
+    if len(values or ()) > SLACK * TAGS:
+        raise BadInput(f"Up to {TAGS} tags.", field)
     lines = [line(value, field, most=TAG_LENGTH) for value in values or ()]
     first: dict[str, str] = {}
     for tag in lines:

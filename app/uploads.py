@@ -22,7 +22,6 @@ from app.errors import (
     BadInput,
     Conflict,
     FileTooLarge,
-    HeirloomError,
     StorageFailed,
     UnsupportedType,
     relocated,
@@ -76,9 +75,9 @@ class Place:
     entity: Entity | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class UploadTicket:
-    """Bytes that are stored under `key`, and have no row yet."""
+    """Bytes that are stored under `key`; their row is written in `transaction`."""
 
     place: Place
     file: ReceivedFile
@@ -86,6 +85,11 @@ class UploadTicket:
     key: str
     backend: str
     bucket: str | None
+    transaction: HeirloomTransaction | None = None
+
+    @property
+    def may_have_a_row(self) -> bool:
+        return self.transaction is not None and self.transaction.committing
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +136,10 @@ async def stored(services: Services, owner: Viewer, file: ReceivedFile, place: P
     await _put(services, ticket)
     try:
         yield ticket
-    except (HeirloomError, asyncpg.PostgresError):
-        # The database has said no. (After a lost connection nobody knows whether the row is there: then the bytes stay,
-        # and are found to have none by the sweep.)
-        await _discard(services, ticket)
+    except BaseException as error:
+        # When the connection is lost at the commit, nobody knows whether the row is there: then the bytes stay.
+        if not ticket.may_have_a_row or isinstance(error, asyncpg.PostgresError):
+            await asyncio.shield(_discard(services, ticket))
         raise
 
 
@@ -143,7 +147,7 @@ async def put_in_place(
     transaction: HeirloomTransaction, owner: Viewer, ticket: UploadTicket, columns: dict[str, Any]
 ) -> Media:
     """The row about stored bytes, its job and its event; what a slot for one held before gives way."""
-    place, file = ticket.place, ticket.file
+    place, file, ticket.transaction = ticket.place, ticket.file, transaction
     if place.entity is not None:
         await entities.hold(owner, place.entity.id, EntityKind(place.entity.kind))
     if place.slot.single and place.entity is not None:

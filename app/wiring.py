@@ -6,6 +6,8 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Final
 
 import asyncpg
@@ -14,6 +16,7 @@ from app.auth import Tokens, derived_key
 from app.events import EventHub
 from app.passwords import Passwords
 from app.piccolo_conf import DB
+from app.scratch import own_scratch
 from app.settings import Settings, SettingsError
 from storage.base import ObjectStorage, StorageUnavailable
 from storage.keys import KeyTemplate
@@ -24,11 +27,16 @@ logger = logging.getLogger(__name__)
 
 # A URL keeps for a quarter of its life before the next is made, so it is given out with at least three quarters left.
 WINDOWS_PER_LIFETIME: Final = 4
+# What is half-stored for so long was left by a process that is gone.
+UNFINISHED: Final = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
+    """`scratch` is this process's own folder."""
+
     settings: Settings
+    scratch: Path
     storage: ObjectStorage
     hub: EventHub
     tokens: Tokens
@@ -44,6 +52,7 @@ async def open_services(settings: Settings, *, dsn: str) -> AsyncIterator[Servic
         storage = await stack.enter_async_context(open_storage(settings))
         yield Services(
             settings=settings,
+            scratch=stack.enter_context(own_scratch(settings.scratch_dir)),
             storage=storage,
             hub=EventHub(lambda: connect(dsn)),
             tokens=Tokens(settings.secret_key, settings.access_token_lifetime),
@@ -71,15 +80,18 @@ async def open_storage(settings: Settings) -> AsyncIterator[ObjectStorage]:
     window = settings.url_lifetime / WINDOWS_PER_LIFETIME
     if settings.storage == "local":
         # Not for other accounts of the machine. The data folder itself is passed by PostgreSQL's.
-        settings.files_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        settings.files_dir.mkdir(parents=True, exist_ok=True)
+        settings.files_dir.chmod(0o700)
         signer = UrlSigner(derived_key(settings.secret_key, "files"))
-        yield LocalStorage(
+        local = LocalStorage(
             settings.files_dir,
             signer=signer,
             base_url=f"{settings.public_url}/files",
             lifetime=settings.url_lifetime,
             window=window,
         )
+        await local.sweep(older_than=datetime.now(UTC) - UNFINISHED)
+        yield local
         return
     # Imported where it is used: aiobotocore takes 0.4 s, and the laptop shape has no S3.
     from storage.s3 import S3Storage  # noqa: PLC0415

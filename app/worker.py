@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shutil
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from typing import Final
 from uuid import UUID
@@ -25,7 +24,6 @@ from app.ingest import TryAgain
 from app.settings import Settings
 from app.wiring import Services, connect, open_services
 from processing.sandbox import Limits, Sandbox
-from storage.base import StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +33,13 @@ HEARTBEAT: Final = timedelta(seconds=4)
 # and a finished one too: with all decoders busy, the place that has become free is filled at once.
 LOOK_EVERY: Final = timedelta(seconds=2)
 REBUILD_SECONDS: Final = 1.0
-ERASE_RETRY: Final = timedelta(seconds=30)
-PRUNE_SECONDS: Final = 3600
-# Finished jobs are kept for a look back; their counts a little longer.
+TROUBLE_RETRY: Final = timedelta(seconds=30)
+HOUSEKEEPING_SECONDS: Final = 600
+HELD_AT_ONCE: Final = 1000
+CONNECTION_LOST: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, PgqException)
+# Finished jobs are kept for a look back; their counts, and sessions that are over, a little longer.
 PRUNE: Final = """
+    DELETE FROM session WHERE least(expires_at, ended_at) < now() - interval '30 days';
     DELETE FROM pgqueuer_log WHERE created < now() - interval '1 day';
     DELETE FROM pgqueuer_statistics WHERE created < now() - interval '7 days';
 """
@@ -49,14 +50,13 @@ async def run(settings: Settings, dsn: str) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    _empty(settings)
     async with open_services(settings, dsn=dsn) as services, _sandbox(settings) as sandbox:
         logger.info("The worker is ready.")
         while not stopping.is_set():
             try:
                 await _take_jobs(services, sandbox, dsn, stopping)
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, PgqException) as error:
-                logger.warning("The queue's connection was lost and is built anew: %r", error)
+            except* CONNECTION_LOST as errors:
+                logger.warning("The queue's connection was lost and is built anew: %r", errors.exceptions)
             if not stopping.is_set():
                 await asyncio.sleep(REBUILD_SECONDS)
 
@@ -79,12 +79,6 @@ async def _sandbox(settings: Settings) -> AsyncIterator[Sandbox]:
         await sandbox.close()
 
 
-def _empty(settings: Settings) -> None:
-    """Whatever a killed worker left: the folder is ours alone."""
-    shutil.rmtree(settings.worker_scratch_dir, ignore_errors=True)
-    settings.worker_scratch_dir.mkdir(parents=True, mode=0o700)
-
-
 async def _take_jobs(services: Services, sandbox: Sandbox, dsn: str, stopping: asyncio.Event) -> None:
     """Until the connection is lost or `stopping` is set."""
     connection = await connect(dsn)
@@ -92,7 +86,7 @@ async def _take_jobs(services: Services, sandbox: Sandbox, dsn: str, stopping: a
         manager = _manager(services, sandbox, connection)
         async with asyncio.TaskGroup() as tasks:
             stop = tasks.create_task(_shut_down(manager, stopping))
-            prune = tasks.create_task(_prune(dsn))
+            housekeeping = tasks.create_task(_keep_house(dsn))
             try:
                 await manager.run(
                     dequeue_timeout=LOOK_EVERY,
@@ -103,7 +97,7 @@ async def _take_jobs(services: Services, sandbox: Sandbox, dsn: str, stopping: a
                 )
             finally:
                 stop.cancel()
-                prune.cancel()
+                housekeeping.cancel()
     finally:
         connection.terminate()
 
@@ -113,20 +107,30 @@ def _manager(services: Services, sandbox: Sandbox, connection: asyncpg.Connectio
 
     @manager.entrypoint(jobs.INGEST, on_failure="hold")
     async def take_in(job: Job) -> None:
-        try:
+        with _trouble_passes("A picture"):
             await ingest.process(services, sandbox, UUID(jobs.payload(job)["media"]))
-        except TryAgain as again:
-            raise RetryRequested(delay=again.delay) from again
 
     @manager.entrypoint(jobs.ERASE, on_failure="hold")
     async def erase(job: Job) -> None:
-        try:
+        with _trouble_passes("Erasing bytes"):
             await trash.erase(services.storage, jobs.payload(job)["keys"])
-        except StorageError as error:
-            logger.warning("Bytes could not be erased, and will be later: %r", error)
-            raise RetryRequested(delay=ERASE_RETRY) from error
 
     return manager
+
+
+@contextmanager
+def _trouble_passes(what: str) -> Iterator[None]:
+    """Whatever goes wrong with a job, it stays in the queue: nobody would look for it elsewhere.
+
+    What a file is to blame for is not wrong with the job: `ingest.process` counts, and ends that.
+    """
+    try:
+        yield
+    except TryAgain as again:
+        raise RetryRequested(delay=again.delay) from again
+    except Exception as error:
+        logger.exception("%s met trouble, and is tried again in %s", what, TROUBLE_RETRY)
+        raise RetryRequested(delay=TROUBLE_RETRY) from error
 
 
 async def _shut_down(manager: QueueManager, stopping: asyncio.Event) -> None:
@@ -134,11 +138,22 @@ async def _shut_down(manager: QueueManager, stopping: asyncio.Event) -> None:
     manager.shutdown.set()
 
 
-async def _prune(dsn: str) -> None:
+async def _keep_house(dsn: str) -> None:
     while True:
-        connection = await connect(dsn)
         try:
-            await connection.execute(PRUNE)
-        finally:
-            await connection.close()
-        await asyncio.sleep(PRUNE_SECONDS)
+            await _tidy(dsn)
+        except CONNECTION_LOST as error:
+            logger.warning("The queue could not be tidied, and will be later: %r", error)
+        await asyncio.sleep(HOUSEKEEPING_SECONDS)
+
+
+async def _tidy(dsn: str) -> None:
+    connection = await connect(dsn)
+    try:
+        await connection.execute(PRUNE)
+        # Nothing of ours fails for good (see _trouble_passes): what is held was so when the queue itself had trouble.
+        queries = Queries(AsyncpgDriver(connection))
+        held = await queries.list_failed_jobs(limit=HELD_AT_ONCE)
+        await queries.requeue_jobs([job.id for job in held])
+    finally:
+        await connection.close()

@@ -6,7 +6,9 @@ subscriptions. Every refusal of this layer is GraphQL-shaped JSON with `extensio
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -35,12 +37,13 @@ from graphql_schema.refusals import (
     MethodNotAllowed,
     MutationNeedsPost,
     RequestTooLarge,
+    SpoolFailed,
     UnsupportedMediaType,
     encode,
     negotiate,
     respond,
 )
-from graphql_schema.requests import GraphQLRequest, request_data
+from graphql_schema.requests import GraphQLRequest, patient, request_data
 from graphql_schema.sockets import TransportHandler, socket_authorization
 
 # A page of another site can send a multipart form with the reader's credentials unasked, but none of these headers:
@@ -52,6 +55,9 @@ PREFLIGHT_HEADERS = (
     "x-requested-with",
     "graphql-require-preflight",
 )
+# A file of nobody's is read only so that a client which sends before it listens gets its answer.
+ANONYMOUS_BYTES = 32 * 1024 * 1024
+DISK_RESERVE = 256 * 1024 * 1024  # left for the database, which may share the disk and stops without
 CONNECTION_INIT_TIMEOUT = timedelta(seconds=10)  # an honest client sends it with its first packet
 
 Viewer = TypeVar("Viewer")
@@ -154,7 +160,7 @@ class StrictController(GraphQLController[Any, None]):
         if (request.content_length or 0) > self.json_bytes:
             raise too_large
         body = bytearray()
-        async for chunk in request.stream():
+        async for chunk in patient(request.stream()):
             body += chunk
             if len(body) > self.json_bytes:
                 raise too_large
@@ -166,14 +172,22 @@ class StrictController(GraphQLController[Any, None]):
                 "A multipart request needs a header that a form of another site can't send: "
                 "add `apollo-require-preflight: true`."
             )
-        request.parsed = await parse(
-            request.stream(),
-            content_type,
-            limits=self.limits,
-            scratch=self.scratch,
-            keep=request.keep_files,
-            content_length=request.content_length,
-        )
+        if request.keep_files and shutil.disk_usage(self.scratch).free < DISK_RESERVE + (request.content_length or 0):
+            raise SpoolFailed("The server has no room for files at the moment.")
+        limits = self.limits if request.keep_files else self._anonymous_limits
+        try:
+            request.parsed = await parse(
+                patient(request.stream()),
+                content_type,
+                limits=limits,
+                scratch=self.scratch,
+                keep=request.keep_files,
+                content_length=request.content_length,
+            )
+        except RequestTooLarge as error:
+            if request.keep_files:
+                raise
+            raise Unauthenticated("Sign in first.") from error
         return request.parsed.operations
 
     def parse_json(self, data: str | bytes) -> Any:
@@ -184,6 +198,10 @@ class StrictController(GraphQLController[Any, None]):
 
     def decode_json(self, data: str | bytes) -> object:
         return orjson.loads(data)  # of sockets; its error is a json.JSONDecodeError, which Strawberry expects
+
+    @property
+    def _anonymous_limits(self) -> UploadLimits:
+        return replace(self.limits, total_bytes=min(self.limits.total_bytes, ANONYMOUS_BYTES))
 
     # ------------------------------------------------------------ executing and answering
 

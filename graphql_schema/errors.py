@@ -12,6 +12,7 @@ from graphql import GraphQLError
 from strawberry.extensions import MaskErrors
 from strawberry.utils.str_converters import to_camel_case
 
+from app.db import PoolExhaustedError
 from app.errors import ErrorCode as Code
 from app.errors import HeirloomError
 
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MASKED = "Something went wrong on our side."
+BUSY = "The database is busy. Try again in a moment."
+BUSY_CODE = "SERVICE_UNAVAILABLE"
 
 ErrorCode = strawberry.enum(Code, name="ErrorCode")
 
@@ -71,6 +74,8 @@ def coded(error: GraphQLError) -> GraphQLError:
         cause = cause.original_error
     if isinstance(cause, HeirloomError):
         return _with(error, cause.message, code=cause.code.value)
+    if isinstance(cause, PoolExhaustedError):
+        return _with(error, BUSY, code=BUSY_CODE)
     if cause is None or isinstance(cause, GraphQLError):
         code = "GRAPHQL_VALIDATION_FAILED" if error.path is None else Code.BAD_INPUT.value
         return _with(error, error.message, **{"code": code, **(error.extensions or {})})

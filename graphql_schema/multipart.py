@@ -22,7 +22,7 @@ from multipart import (  # type: ignore[import-untyped]  # it has neither stubs 
 )
 
 from graphql_schema.refusals import MalformedRequest, RequestTooLarge
-from graphql_schema.spool import SPOOL_PREFIX, FilePart, Spool, UploadedFile, clean_filename, discard, media_type
+from graphql_schema.spool import FilePart, Spool, UploadedFile, clean_filename, discard, media_type
 
 BOUNDARY_CHARACTERS = 70  # RFC 2046, 5.1.1
 
@@ -166,7 +166,8 @@ class _Reader:
     def _take_map(self, value: Any) -> None:
         if not isinstance(value, dict):
             raise MalformedRequest("`map` is not a JSON object.")
-        if len(value) > self._limits.files:
+        # Counted by places: one part at a hundred of them would be a hundred uploads.
+        if sum(len(paths) if isinstance(paths, list) else 1 for paths in value.values()) > self._limits.files:
             raise MalformedRequest(f"At most {self._limits.files} files fit into one request.")
         self._awaited = {name: self._place(paths) for name, paths in value.items()}
 
@@ -174,7 +175,7 @@ class _Reader:
         """Put one file at all its places, now: a place that is taken twice is then no longer null."""
         if not isinstance(paths, list) or not paths or not all(isinstance(path, str) for path in paths):
             raise MalformedRequest("Each value of `map` is an array of paths into `operations`.")
-        file = UploadedFile(self._scratch / f"{SPOOL_PREFIX}{secrets.token_hex(16)}")
+        file = UploadedFile(self._scratch / secrets.token_hex(16))
         for path in paths:
             _set(self._operations, path, file)
         return file

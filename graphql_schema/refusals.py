@@ -9,8 +9,9 @@ from cross_web import HTTPException as StrawberryHTTPException
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
+from app.db import PoolExhaustedError
 from app.errors import Unauthenticated
-from graphql_schema.errors import MASKED, unexpected
+from graphql_schema.errors import BUSY, BUSY_CODE, MASKED, unexpected
 
 JSON = "application/json"
 GRAPHQL_RESPONSE = "application/graphql-response+json"
@@ -40,6 +41,14 @@ class SpoolFailed(RequestError):
 
     status = 503
     code = "STORAGE_UNAVAILABLE"
+
+
+class RequestTimeout(RequestError):
+    """The client has stopped sending in the middle of its body."""
+
+    status = 408
+    code = "REQUEST_TIMEOUT"
+    headers: ClassVar[dict[str, str]] = {"Connection": "close"}
 
 
 class UnsupportedMediaType(RequestError):
@@ -102,6 +111,10 @@ def _on_unauthenticated(request: Request[Any, Any, Any], error: Unauthenticated)
     return refuse(request, 401, error.code, error.message, {"WWW-Authenticate": "Bearer"})  # RFC 9110, 11.6.1
 
 
+def _on_busy(request: Request[Any, Any, Any], _: PoolExhaustedError) -> Response[bytes]:
+    return refuse(request, 503, BUSY_CODE, BUSY, {"Retry-After": "1"})
+
+
 def _on_strawberry_error(request: Request[Any, Any, Any], error: StrawberryHTTPException) -> Response[bytes]:
     return refuse(request, error.status_code, CODES.get(error.status_code, "BAD_REQUEST"), f"{error.reason}.")
 
@@ -119,6 +132,7 @@ def _on_unexpected(request: Request[Any, Any, Any], error: Exception) -> Respons
 EXCEPTION_HANDLERS: Final[dict[Any, Any]] = {
     RequestError: _on_request_error,
     Unauthenticated: _on_unauthenticated,
+    PoolExhaustedError: _on_busy,
     StrawberryHTTPException: _on_strawberry_error,
     HTTPException: _on_litestar_error,
     Exception: _on_unexpected,

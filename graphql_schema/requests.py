@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable
 from typing import Any
 
 from litestar import Request
 from strawberry.http import GraphQLRequestData
 
 from graphql_schema.multipart import Parsed
-from graphql_schema.refusals import MalformedRequest
+from graphql_schema.refusals import MalformedRequest, RequestTimeout
+
+# GraphiQL's introspection query has 1,500, and parsed documents are kept: see schema.CACHED_DOCUMENTS.
+QUERY_CHARACTERS = 32 * 1024
+STALL_SECONDS = 30.0
 
 
 class GraphQLRequest(Request[Any, Any, Any]):
@@ -16,6 +22,20 @@ class GraphQLRequest(Request[Any, Any, Any]):
 
     keep_files = False
     parsed: Parsed | None = None
+
+
+async def patient(stream: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
+    """The stream as long as something comes: half a body would hold its socket for ever. Raises RequestTimeout."""
+    chunks = aiter(stream)
+    while True:
+        try:
+            async with asyncio.timeout(STALL_SECONDS):
+                chunk = await anext(chunks)
+        except StopAsyncIteration:
+            return
+        except TimeoutError as error:
+            raise RequestTimeout(f"Nothing came for {STALL_SECONDS:.0f} seconds in the middle of the body.") from error
+        yield chunk
 
 
 def request_data(item: Any) -> GraphQLRequestData:
@@ -30,6 +50,8 @@ def request_data(item: Any) -> GraphQLRequestData:
     ):
         if not isinstance(item.get(name), kind | None):
             raise MalformedRequest(f"`{name}` must be {words}, or null.")
+    if len(item.get("query") or "") > QUERY_CHARACTERS:
+        raise MalformedRequest(f"`query` has more than {QUERY_CHARACTERS} characters.")
     return GraphQLRequestData(
         query=item.get("query"),
         variables=item.get("variables"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import strawberry
 from graphql import GraphQLError
-from strawberry.extensions import MaxTokensLimiter, ParserCache, ValidationCache
+from strawberry.extensions import AddValidationRules, MaxTokensLimiter, ParserCache, ValidationCache
 from strawberry.schema.config import StrawberryConfig
 from strawberry.tools import merge_types
 from strawberry.types import ExecutionContext
@@ -13,6 +13,7 @@ from app import accounts
 from graphql_schema.accounts import AccountMutation, AccountQuery
 from graphql_schema.context import Info, OperationContext
 from graphql_schema.errors import CodedErrors, view
+from graphql_schema.limits import FewMutations
 from graphql_schema.media import Media, MediaMutation, MediaQuery
 from graphql_schema.nodes import Node, User, as_uuid
 from graphql_schema.people import PeopleMutation, PeopleQuery, Person, Profile
@@ -20,8 +21,8 @@ from graphql_schema.processing import Subscription
 from graphql_schema.scalars import SCALARS
 from graphql_schema.uploads import UploadMutation
 
-MAX_TOKENS = 5_000  # of a document; GraphiQL's introspection query has 400
-CACHED_DOCUMENTS = 500
+MAX_TOKENS = 2_000  # of a document; GraphiQL's introspection query has 400
+CACHED_DOCUMENTS = 200
 
 
 @strawberry.type
@@ -48,6 +49,10 @@ def _limit_tokens() -> MaxTokensLimiter:
     return MaxTokensLimiter(max_token_count=MAX_TOKENS)
 
 
+def _few_mutations() -> AddValidationRules:
+    return AddValidationRules([FewMutations])
+
+
 def _cache_documents() -> ParserCache:
     return ParserCache(maxsize=CACHED_DOCUMENTS)
 
@@ -66,6 +71,6 @@ schema = Schema(
     mutation=Mutation,
     subscription=Subscription,
     types=[User, Person, Profile, Media],
-    extensions=[CodedErrors, OperationContext, _limit_tokens, _cache_documents, _cache_validation],
+    extensions=[CodedErrors, OperationContext, _limit_tokens, _few_mutations, _cache_documents, _cache_validation],
     config=StrawberryConfig(scalar_map=dict(SCALARS)),
 )

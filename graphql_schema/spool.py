@@ -18,7 +18,6 @@ from graphql_schema.refusals import SpoolFailed
 
 logger = logging.getLogger(__name__)
 
-SPOOL_PREFIX = "upload-"
 FLUSH_BYTES = 1024 * 1024  # one hop to a thread costs 0.1 ms: rare enough here, and small beside what a server may hold
 HEAD_BYTES = 4096  # every signature that identifies a file type lies within
 FILENAME_CHARACTERS = 255  # the limit of the usual file systems, so a download can be saved under it
@@ -46,17 +45,6 @@ class UploadedFile:
     sha256: str = ""
     too_large: bool = False
     head: bytes = b""
-
-
-def sweep(scratch: Path) -> int:
-    """Delete what killed processes left in `scratch`; returns the number of files.
-
-    To be called before the first request, by the only process that uses this folder.
-    """
-    leftovers = list(scratch.glob(f"{SPOOL_PREFIX}*"))
-    for path in leftovers:
-        path.unlink(missing_ok=True)
-    return len(leftovers)
 
 
 class FilePart:

@@ -67,6 +67,8 @@ class UploadMutation:
             signed_in(info.context.viewer)
             if not input.files:
                 raise BadInput("There is no file.", "files")
+            if len(input.files) > info.context.services.settings.max_files:
+                raise BadInput(f"Up to {info.context.services.settings.max_files} files at once.", "files")
         except HeirloomError as error:
             return MediaBatchPayload(results=[], errors=[user_error(error)])
         words = Words(tags=input.tags, is_public=bool(input.is_public))

@@ -44,4 +44,4 @@ async def eve(server: Server) -> AsyncIterator[Account]:
 @pytest.fixture
 def scratch(server: Server) -> Path:
     """Where uploads are spooled: empty whenever no request runs."""
-    return server.data_dir / "scratch" / "uploads"
+    return server.data_dir / "scratch"

@@ -92,7 +92,7 @@ def decoders_of(server: Server, media_id: str) -> list[psutil.Process]:
 
 
 def leftovers(server: Server) -> list[Path]:
-    return list((server.data_dir / "scratch" / "worker").iterdir())
+    return list((server.data_dir / "scratch").glob("*/*"))
 
 
 async def attempts(dsn: str, media_id: str) -> int:

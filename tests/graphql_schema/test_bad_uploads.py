@@ -381,7 +381,7 @@ def answer_of(connection: socket.socket) -> tuple[int, Json]:
 def spooled(server: Server) -> list[int]:
     """Sizes of the files in the scratch folder."""
     sizes = []
-    for path in (server.data_dir / "scratch" / "uploads").iterdir():
+    for path in (server.data_dir / "scratch").glob("*/*"):
         try:
             sizes.append(path.stat().st_size)
         except FileNotFoundError:  # gone since it was listed

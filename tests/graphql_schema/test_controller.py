@@ -359,10 +359,23 @@ async def test_a_bad_token_is_401(client: httpx.AsyncClient, method: str) -> Non
         (b"content-type: multipart/form-data; boundary=B\r\ncontent-length: 9\r\n\r\n", b"400"),
         (
             b"content-type: multipart/form-data; boundary=B\r\nx-requested-with: x\r\ncontent-length: 10000001\r\n\r\n",
+            b"401",
+        ),
+        (
+            b"content-type: multipart/form-data; boundary=B\r\nauthorization: Bearer ada\r\n"
+            b"content-length: 10000001\r\n\r\n",
             b"413",
         ),
     ],
-    ids=["token", "JSON said to be large", "JSON that is large", "type", "preflight", "multipart said to be large"],
+    ids=[
+        "token",
+        "JSON said to be large",
+        "JSON that is large",
+        "type",
+        "preflight",
+        "nobody's large multipart",
+        "multipart said to be large",
+    ],
 )
 async def test_a_refusal_does_not_wait_for_the_rest_of_the_body(served: Served, sent: bytes, status: bytes) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)

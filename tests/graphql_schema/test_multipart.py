@@ -14,7 +14,7 @@ import pytest
 
 from graphql_schema.multipart import Parsed, UploadLimits, parse
 from graphql_schema.refusals import MalformedRequest, RequestError, RequestTooLarge, SpoolFailed
-from graphql_schema.spool import HEAD_BYTES, UploadedFile, sweep
+from graphql_schema.spool import HEAD_BYTES, UploadedFile
 
 LIMITS = UploadLimits(file_bytes=3_000_000, field_bytes=20_000, files=3, total_bytes=10_000_000)
 ONE = {"query": "q", "variables": {"file": None}}
@@ -326,12 +326,3 @@ async def test_a_request_cancelled_while_a_thread_writes_leaves_nothing(tmp_path
             await (await task).close()
         assert left_in(tmp_path) == []
         steps = steps * 2 + 1
-
-
-async def test_the_sweep_takes_what_is_left_and_nothing_else(tmp_path: Path) -> None:
-    parsed = await read(body(ONE, ONE_MAP, OTHER), tmp_path)
-    (tmp_path / "of-somebody-else").touch()
-
-    assert sweep(tmp_path) == 1
-    assert left_in(tmp_path) == ["of-somebody-else"]
-    await parsed.close()

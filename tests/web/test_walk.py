@@ -112,6 +112,7 @@ async def test_the_worked_example_leads_to_a_photograph_in_all_its_sizes(server:
     async with open_browser() as page:  # another one, which never signed in
         assert await shown_size(page, media["url"]) == (4000, 3000)
         assert [await shown_size(page, url) for url in urls] == sizes
+        assert page.problems == []
     async with httpx.AsyncClient() as http:
         assert (await http.get(media["url"])).content == original
         answers = [await http.get(url) for url in urls]
