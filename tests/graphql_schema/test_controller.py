@@ -362,7 +362,7 @@ async def test_a_bad_token_is_401(client: httpx.AsyncClient, method: str) -> Non
             b"401",
         ),
         (
-            b"content-type: multipart/form-data; boundary=B\r\nauthorization: Bearer ada\r\n"
+            b"content-type: multipart/form-data; boundary=B\r\nauthorization: Bearer ann\r\n"
             b"content-length: 10000001\r\n\r\n",
             b"413",
         ),
