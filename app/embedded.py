@@ -3,6 +3,7 @@
 DATA_DIR/postgres/        the cluster, its socket, and postmaster.pid, which says where the server listens
 DATA_DIR/postgres.lock    held by the process that owns the server; names it
 DATA_DIR/postgres.log     what the server had to say; postgres.log.1 is what it said before
+DATA_DIR/postgres.hba     who may connect when the server runs as another user than we; postgres.ident belongs to it
 """
 
 import fcntl
@@ -14,6 +15,7 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -42,6 +44,7 @@ SOCKET_NAME = f".s.PGSQL.{PORT}"
 SOCKET_FOLDER_PREFIX = "heirloom-pg-"
 NEW_CLUSTER_PREFIX = "postgres.new-"
 LOG_KEPT = 1 << 20  # bytes, above which the next start begins a new log
+LOG_MODE = 0o600  # we open it, the server inherits it
 LOG_SHOWN = 4000  # bytes of the log's end that an error quotes
 
 SETTINGS: Mapping[str, str] = {
@@ -59,7 +62,12 @@ SETTINGS: Mapping[str, str] = {
     "log_checkpoints": "off",
     # An error reaches the client that made it; its statement would put people's data into the log.
     "log_min_error_statement": "panic",
+    "log_error_verbosity": "terse",  # and so would its DETAIL: "Key (email)=(…) already exists."
 }
+# The account is shared, as `nobody` is by whatever has no account of its own: to be the server's user, or to reach its
+# socket, must not mean to be the database's superuser. So the kernel is asked who connects, and it must be root.
+HBA = f"local all {USER} peer map={USER}\n"
+IDENT = f"{USER} {{root}} {USER}\n"
 
 
 class EmbeddedPostgresError(RuntimeError):
@@ -181,10 +189,13 @@ class EmbeddedPostgres:
             parent = min(tempfile.gettempdir(), "/tmp", key=len)  # noqa: S108  what is made in it is private
             folder = self._socket_folder = self._private_folder(SOCKET_FOLDER_PREFIX, Path(parent))
         quoted = str(folder).replace('"', '""')
-        settings = {**self._settings, "unix_socket_directories": f'"{quoted}"'}
+        settings = {**self._settings, "unix_socket_directories": f'"{quoted}"', **self._access()}
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         if self._log.exists() and self._log.stat().st_size > LOG_KEPT:
+            self._log.chmod(LOG_MODE)
             self._log.replace(self._log.with_suffix(".log.1"))
+        self._log.touch(mode=LOG_MODE)
+        self._log.chmod(LOG_MODE)
         with self._log.open("ab") as log:
             beginning = log.tell()
             # SIGINT, the fast shutdown: clients are cut off, a checkpoint is written, and the next start has nothing
@@ -195,6 +206,40 @@ class EmbeddedPostgres:
         _wait_until(lambda: self._is_ready(beginning), START_LIMIT)
         if not self._is_ready(beginning):
             raise EmbeddedPostgresError(f"PostgreSQL was not ready after {START_LIMIT:.0f} s: {self._said(beginning)}")
+        if self._account is not None and self._socket_folder is not None:
+            self._take_over(self._socket_folder)
+
+    def _access(self) -> dict[str, str]:
+        """As ourselves the socket's mode will do. Otherwise the rules are kept where the server's user can't write.
+
+        And named on the command line, over which no file in the cluster has a say.
+        """
+        if self._account is None:
+            return {}
+        root = pwd.getpwuid(os.geteuid()).pw_name
+        files = {"hba_file": ("postgres.hba", HBA), "ident_file": ("postgres.ident", IDENT.format(root=root))}
+        for name, rules in files.values():
+            path = self.data_dir / name
+            path.unlink(missing_ok=True)
+            with path.open("x") as file:
+                os.fchmod(file.fileno(), 0o644)  # whatever our umask is
+                file.write(rules)
+        return {setting: str(self.data_dir / name) for setting, (name, _) in files.items()}
+
+    def _take_over(self, socket_folder: Path) -> None:
+        """From here on nobody else can put another socket in the place of the server's, which needs its folder no more.
+
+        Raises EmbeddedPostgresError if that has been done already.
+        """
+        assert self._server is not None
+        os.chown(socket_folder, os.geteuid(), os.getegid())
+        if sys.platform == "linux":
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.connect(os.fsencode(socket_folder / SOCKET_NAME))
+                # struct ucred, see unix(7)
+                pid, _, _ = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            if pid != self._server.pid:
+                raise EmbeddedPostgresError(f"process {pid} took the socket in {socket_folder} away from PostgreSQL")
 
     def _is_ready(self, beginning: int) -> bool:
         assert self._server is not None

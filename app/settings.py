@@ -228,7 +228,10 @@ def _kept_secret(path: Path) -> str:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         made.touch(mode=0o600)
-        made.write_text(secrets.token_hex(SECRET_KEY_LENGTH))
+        with made.open("w") as file:
+            file.write(secrets.token_hex(SECRET_KEY_LENGTH))
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut could leave a name without a key
         try:
             # A link appears whole or not at all, and never replaces the key that another process made.
             path.hardlink_to(made)
@@ -236,6 +239,11 @@ def _kept_secret(path: Path) -> str:
             pass
         finally:
             made.unlink()
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the key is in use from now on
+        finally:
+            os.close(folder)
     return _secret(path.read_text().strip())
 
 

@@ -40,15 +40,26 @@ def _leave_root(account: Account, program: Path, data_dir: Path) -> None:
     Opening those folders to everyone instead would outlive us. So one capability is kept over setuid and exec (an
     ambient one, see capabilities(7)): to read and pass everything, or if we don't have that (Docker), or if root's
     umask took the programs' x bit, to override permissions altogether. PostgreSQL then can do no more than we can.
+
+    But others of that user must not come by it: who can write into the cluster decides what the server loads and runs.
+    So together with the capability goes a data folder that only its owner passes. (The process itself is out of their
+    reach, see ptrace(2): it has a capability that they lack.)
     """
     for_everyone = program.stat().st_mode & 0o005 == 0o005
     if sys.platform == "linux":
         _prctl(PR_SET_KEEPCAPS, 1)
     os.setgroups([])
+    # access(2) asks for the real user, and leaves capabilities aside unless that is root.
+    os.setregid(account.gid, -1)
+    os.setreuid(account.uid, -1)
+    needs_capability = sys.platform == "linux" and not (
+        os.access(program, os.R_OK | os.X_OK) and os.access(data_dir, os.X_OK)
+    )
+    if needs_capability:
+        data_dir.chmod(0o700)
     os.setgid(account.gid)
     os.setuid(account.uid)
-    # access(2) leaves capabilities aside.
-    if sys.platform != "linux" or (os.access(program, os.R_OK | os.X_OK) and os.access(data_dir, os.X_OK)):
+    if not needs_capability:
         return
     for capability in (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE) if for_everyone else (CAP_DAC_OVERRIDE,):
         # PostgreSQL asks access(2) about its programs, which heeds capabilities only with this bit set.

@@ -37,6 +37,25 @@ with EmbeddedPostgres(Path(sys.argv[1])):
     sys.stdin.read()
 """
 
+# Says what a server answers to the first message of a client that wants to be its superuser.
+KNOCK = r"""
+import socket, struct, sys
+with socket.socket(socket.AF_UNIX) as client:
+    try:
+        client.connect(sys.argv[1])
+    except OSError as error:
+        sys.exit(error.strerror)
+    names = b"user\0heirloom\0database\0heirloom\0\0"
+    client.sendall(struct.pack("!ii", 8 + len(names), 3 << 16) + names)
+    answer = client.recv(8192)
+    if answer[:1] == b"R" and answer[5:9] == bytes(4):
+        sys.exit("welcome")
+    sys.exit({field[:1]: field[1:].decode() for field in answer[5:].split(b"\0")}.get(b"M"))
+"""
+
+WHAT_ROOT_KEEPS = {"postgres", "postgres.lock", "postgres.log", "postgres.hba", "postgres.ident"}
+WHAT_IS_KEPT = WHAT_ROOT_KEEPS if os.geteuid() == 0 else {"postgres", "postgres.lock", "postgres.log"}
+
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="needs prctl and /proc")
 
@@ -151,7 +170,7 @@ def test_a_first_start_makes_the_database_and_later_ones_find_it(folder: Path) -
     assert time.monotonic() - began < 5  # 0.03 s when nothing else runs
     assert kept(server) == "still here"
     server.stop()
-    assert {path.name for path in folder.iterdir()} == {"postgres", "postgres.lock", "postgres.log"}
+    assert {path.name for path in folder.iterdir()} == WHAT_IS_KEPT
     assert stat.S_IMODE((folder / "postgres").stat().st_mode) == 0o700
     assert "was not properly shut down" not in (folder / "postgres.log").read_text()
 
@@ -208,7 +227,22 @@ def test_a_long_log_is_put_aside(data: Path) -> None:
     (data / "postgres.log").write_bytes(b"x" * 2_000_000)
     with EmbeddedPostgres(data):
         assert (data / "postgres.log.1").stat().st_size == 2_000_000
+        assert stat.S_IMODE((data / "postgres.log.1").stat().st_mode) == 0o600
         assert (data / "postgres.log").stat().st_size < 10_000
+
+
+def test_the_log_is_its_owner_s_and_has_nothing_of_people_s(data: Path) -> None:
+    log = data / "postgres.log"
+    log.touch()
+    log.chmod(0o644)  # as earlier releases made it
+    with EmbeddedPostgres(data) as server:
+        assert (stat.S_IMODE(log.stat().st_mode), log.stat().st_uid) == (0o600, os.geteuid())
+        ask(server, "CREATE TABLE people (email text UNIQUE); INSERT INTO people VALUES ('ada@example.org')")
+        with pytest.raises(asyncpg.UniqueViolationError) as raised:
+            ask(server, "INSERT INTO people VALUES ('ada@example.org')")
+        assert raised.value.detail == "Key (email)=(ada@example.org) already exists."  # for us, who asked
+        wait_until(lambda: "duplicate key value violates unique constraint" in log.read_text())
+    assert "example.org" not in log.read_text()
 
 
 # Owning
@@ -293,7 +327,7 @@ def test_a_first_start_killed_at_any_moment_is_done_anew(folder: Path, delay: fl
     with EmbeddedPostgres(folder) as server:
         assert ask(server, "SELECT current_database()") == "heirloom"
     with EmbeddedPostgres(folder):  # what the killed one's children wrote after it is gone by now
-        assert {path.name for path in folder.iterdir()} == {"postgres", "postgres.lock", "postgres.log"}
+        assert {path.name for path in folder.iterdir()} == WHAT_IS_KEPT
 
 
 # Accounts
@@ -308,12 +342,45 @@ def test_root_runs_it_as_nobody_and_later_as_whom_the_data_belongs_to(folder: Pa
         assert process.gids().effective == nobody.pw_gid
         if sys.platform == "linux":
             assert _capabilities(process.pid) == 0
+            assert stat.S_IMODE(folder.stat().st_mode) == 0o755
     for path in (folder / "postgres", *(folder / "postgres").rglob("*")):
         os.chown(path, 12345, 12345)
     with EmbeddedPostgres(folder) as server:
         [process] = processes_of(folder)
         assert (process.uids().effective, process.gids().effective) == (12345, 12345)
         ask(server, "CHECKPOINT")
+
+
+@as_root
+def test_whoever_else_is_nobody_is_not_the_database_s_superuser(data: Path) -> None:
+    nobody = pwd.getpwnam("nobody").pw_uid
+    # What the cluster says itself, in files of nobody's, is of no account.
+    with (data / "postgres/postgresql.auto.conf").open("a") as file:
+        file.write(f"hba_file = '{data}/postgres/pg_hba.conf'\n")
+    for name in ("postgres.hba", "postgres.ident"):
+        (data / name).write_text("left by an earlier start")
+    with EmbeddedPostgres(data) as server:
+        assert _knock(data, nobody) == 'Peer authentication failed for user "heirloom"'
+        assert _knock(data, 0) == "welcome"
+        assert kept(server) == "still here"
+        for name in ("postgres.hba", "postgres.ident"):
+            assert ((data / name).stat().st_uid, stat.S_IMODE((data / name).stat().st_mode)) == (0, 0o644)
+
+
+@as_root
+def test_a_socket_outside_the_data_is_out_of_nobody_s_reach(data: Path, folder: Path) -> None:
+    nobody = pwd.getpwnam("nobody").pw_uid
+    long = data.rename(folder / ("long" * 30))
+    with EmbeddedPostgres(long) as server:
+        sockets = Path(_pid_file(long)[4])
+        assert (sockets.stat().st_uid, stat.S_IMODE(sockets.stat().st_mode)) == (0, 0o700)
+        assert _knock(long, nobody) == "Permission denied"
+        sockets.chmod(0o711)
+        assert _knock(long, nobody) == 'Peer authentication failed for user "heirloom"'
+        assert _knock(long, 0) == "welcome"
+        assert kept(server) == "still here"
+    assert not sockets.exists()
+    assert "was not properly shut down" not in (long / "postgres.log").read_text()
 
 
 @as_root
@@ -333,6 +400,12 @@ def test_root_s_closed_folders_stay_closed_and_hinder_nothing(folder: Path) -> N
             assert process.uids().effective == pwd.getpwnam("nobody").pw_uid
             assert _capabilities(process.pid) == 1 << 2  # CAP_DAC_READ_SEARCH
     assert stat.S_IMODE(closed.stat().st_mode) == 0o700
+    # Who could write into the cluster, as nobody can who reaches it, would have the capability as well.
+    (folder / "open").mkdir(mode=0o755)
+    with EmbeddedPostgres(folder / "open", binaries=programs):
+        assert _capabilities(processes_of(folder / "open")[0].pid) == 1 << 2  # CAP_DAC_READ_SEARCH
+        assert stat.S_IMODE((folder / "open").stat().st_mode) == 0o700
+        assert _knock(folder / "open", pwd.getpwnam("nobody").pw_uid) == "Permission denied"
     (programs / "postgres").chmod(0o700)  # root's umask was 077
     (programs / "initdb").chmod(0o700)
     with EmbeddedPostgres(closed / "data", binaries=programs):
@@ -372,11 +445,25 @@ def test_an_ordinary_user_runs_it_as_himself(folder: Path) -> None:
     wait_until_ready(process)
     [server] = processes_of(folder)
     assert server.uids().effective == user
+    assert _knock(folder, user) == "welcome"
+    assert _knock(folder, pwd.getpwnam("nobody").pw_uid) == "Permission denied"
     end(process)
+    assert {path.name for path in folder.iterdir()} == {"postgres", "postgres.lock", "postgres.log"}
     os.chown(folder / "postgres", 12345, 0)
     process = owner(folder, **alike, env=_for_everyone())
     _, said = process.communicate(timeout=LIMIT)
     assert "postgres belongs to user 12345: run as that user, or as root" in said
+
+
+def _knock(data: Path, user: int) -> str:
+    """What that user, without any privilege of root's, is told by the server on the data."""
+    path = Path(_pid_file(data)[4]) / ".s.PGSQL.5432"
+    command = [_python_for(user), "-c", KNOCK, str(path)]
+    as_user: dict[str, Any] = {"user": user, "group": user, "extra_groups": []}
+    ended: subprocess.CompletedProcess[str] = subprocess.run(
+        command, cwd="/", capture_output=True, text=True, check=False, **as_user
+    )
+    return ended.stderr.strip()
 
 
 def _python_for(user: int) -> str:
