@@ -18,9 +18,10 @@ help:
 run: $(VENV)/run.stamp pages
 	@exec $(BIN)/python -m app.cli serve
 
-# Two of xdist's workers for each core: tests wait for processes more than they compute.
+# Three of xdist's workers for two cores: tests wait for processes about as much as they compute.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) * 3 // 2)')
 test: $(VENV)/dev.stamp pages
-	@$(BIN)/python -m pytest -n auto --dist loadgroup -q $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -q $(ARGS)
 
 check: $(VENV)/dev.stamp pages
 	$(BIN)/ruff format --check .

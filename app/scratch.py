@@ -44,7 +44,10 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _remove_if_abandoned(folder: Path) -> None:
-    held = os.open(folder, os.O_RDONLY)
+    try:
+        held = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:  # its process has just ended, and removed it
+        return
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(folder, ignore_errors=True)

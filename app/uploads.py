@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 MEDIA_PREFIX = "MED"
 IDEMPOTENCY_KEY_LENGTH = 200
 MEGAPIXEL = 1_000_000
+# The server's answers to go with a connection: after them nobody knows what has become of a commit.
+CONNECTION_LOST = (asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, asyncpg.CrashShutdownError)
 
 
 class ReceivedFile(Protocol):
@@ -138,7 +140,8 @@ async def stored(services: Services, owner: Viewer, file: ReceivedFile, place: P
         yield ticket
     except BaseException as error:
         # When the connection is lost at the commit, nobody knows whether the row is there: then the bytes stay.
-        if not ticket.may_have_a_row or isinstance(error, asyncpg.PostgresError):
+        refused = isinstance(error, asyncpg.PostgresError) and not isinstance(error, CONNECTION_LOST)
+        if refused or not ticket.may_have_a_row:
             await asyncio.shield(_discard(services, ticket))
         raise
 

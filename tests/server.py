@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -91,6 +93,17 @@ def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> N
 
     wait_for(ready_or_over, START_SECONDS)
     assert process.poll() is None, log.read_text()
+
+
+@contextmanager
+def reachable_folder() -> Iterator[Path]:
+    """Where PostgreSQL, which doesn't run as root, can go: `tmp_path` is its owner's alone."""
+    folder = Path(tempfile.mkdtemp(prefix="heirloom-"))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

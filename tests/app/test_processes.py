@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import asyncpg
@@ -25,7 +23,7 @@ from app.embedded import EmbeddedPostgres, address
 from tests.client import MEDIA, PASSWORD, WATCH, Account, Client, Json, register
 from tests.pictures import encoded, photograph
 from tests.postgres import create_database, drop_database
-from tests.server import STOP_SECONDS, Server, command, running, spawned
+from tests.server import STOP_SECONDS, Server, command, reachable_folder, running, spawned
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, and prctl below it"),
@@ -44,17 +42,6 @@ def slow_picture() -> bytes:
     """63 megapixels in a small file: a decoder is at it for a second or more."""
     gradient = Image.linear_gradient("L").resize((9000, 7000))
     return encoded(Image.merge("RGB", (gradient, gradient.rotate(180), gradient)), "PNG", compress_level=1)
-
-
-@contextmanager
-def reachable_folder() -> Iterator[Path]:
-    """Where PostgreSQL, which doesn't run as root, can go: `tmp_path` is its owner's alone."""
-    folder = Path(tempfile.mkdtemp(prefix="heirloom-"))
-    folder.chmod(0o755)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
