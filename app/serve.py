@@ -17,9 +17,10 @@ from typing import Final
 
 import uvicorn
 
-from app.embedded import EmbeddedPostgres, address
+from app.embedded import EmbeddedPostgres
 from app.main import create_app
 from app.migrate import migrate
+from app.postmaster import address
 from app.settings import Settings, SettingsError
 from app.wiring import open_services
 from processing.lifeline import die_with

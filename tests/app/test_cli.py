@@ -16,7 +16,8 @@ import asyncpg
 import psutil
 import pytest
 
-from app.embedded import EmbeddedPostgres, address
+from app.embedded import EmbeddedPostgres
+from app.postmaster import address
 from graphql_schema.schema import schema
 from tests.client import Client
 from tests.postgres import create_database, drop_database

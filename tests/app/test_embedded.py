@@ -21,7 +21,9 @@ import asyncpg
 import psutil
 import pytest
 
-from app.embedded import SOCKET_FOLDER_PREFIX, EmbeddedPostgres, EmbeddedPostgresError, address, find_programs
+from app.embedded import EmbeddedPostgres
+from app.postgres_programs import EmbeddedPostgresError, find_programs
+from app.postmaster import SOCKET_FOLDER_PREFIX, address
 
 PROJECT = Path(__file__).parents[2]
 SYSTEM_PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))

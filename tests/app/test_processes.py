@@ -19,7 +19,8 @@ import pytest
 from PIL import Image
 from websockets import ConnectionClosed
 
-from app.embedded import EmbeddedPostgres, address
+from app.embedded import EmbeddedPostgres
+from app.postmaster import address
 from tests.client import MEDIA, PASSWORD, WATCH, Account, Client, Json, register
 from tests.pictures import encoded, photograph
 from tests.postgres import create_database, drop_database

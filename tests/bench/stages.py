@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import asyncpg
 
-from app.embedded import address
+from app.postmaster import address
 from tests.bench.report import Figure, milliseconds
 from tests.server import Server
 

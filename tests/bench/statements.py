@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from app.embedded import EmbeddedPostgres, address
+from app.embedded import EmbeddedPostgres
+from app.postmaster import address
 from tests.bench.report import Figure
 from tests.client import PASSWORD
 from tests.graphql_schema.rows import EPOCH, execute, insert_media
