@@ -34,6 +34,10 @@ class PoolExhaustedError(TimeoutError):
     """No connection became free, or could be opened, within the pool's acquire timeout."""
 
 
+# Somebody else has what was needed, and trying again may help.
+BUSY_ERRORS: Final = (PoolExhaustedError, asyncpg.LockNotAvailableError)
+
+
 class ForeignTaskError(TransactionError):
     """A task used a transaction that another task opened: gather, create_task and wait_for hand it down."""
 

@@ -12,7 +12,7 @@ from graphql import GraphQLError
 from strawberry.extensions import MaskErrors
 from strawberry.utils.str_converters import to_camel_case
 
-from app.db import PoolExhaustedError
+from app.db import BUSY_ERRORS
 from app.errors import ErrorCode as Code
 from app.errors import HeirloomError
 
@@ -74,7 +74,7 @@ def coded(error: GraphQLError) -> GraphQLError:
         cause = cause.original_error
     if isinstance(cause, HeirloomError):
         return _with(error, cause.message, code=cause.code.value)
-    if isinstance(cause, PoolExhaustedError):
+    if isinstance(cause, BUSY_ERRORS):
         return _with(error, BUSY, code=BUSY_CODE)
     if cause is None or isinstance(cause, GraphQLError):
         code = "GRAPHQL_VALIDATION_FAILED" if error.path is None else Code.BAD_INPUT.value

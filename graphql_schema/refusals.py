@@ -9,7 +9,7 @@ from cross_web import HTTPException as StrawberryHTTPException
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
-from app.db import PoolExhaustedError
+from app.db import BUSY_ERRORS
 from app.errors import Unauthenticated
 from graphql_schema.errors import BUSY, BUSY_CODE, MASKED, unexpected
 
@@ -111,7 +111,7 @@ def _on_unauthenticated(request: Request[Any, Any, Any], error: Unauthenticated)
     return refuse(request, 401, error.code, error.message, {"WWW-Authenticate": "Bearer"})  # RFC 9110, 11.6.1
 
 
-def _on_busy(request: Request[Any, Any, Any], _: PoolExhaustedError) -> Response[bytes]:
+def _on_busy(request: Request[Any, Any, Any], _: Exception) -> Response[bytes]:
     return refuse(request, 503, BUSY_CODE, BUSY, {"Retry-After": "1"})
 
 
@@ -132,7 +132,7 @@ def _on_unexpected(request: Request[Any, Any, Any], error: Exception) -> Respons
 EXCEPTION_HANDLERS: Final[dict[Any, Any]] = {
     RequestError: _on_request_error,
     Unauthenticated: _on_unauthenticated,
-    PoolExhaustedError: _on_busy,
+    **dict.fromkeys(BUSY_ERRORS, _on_busy),
     StrawberryHTTPException: _on_strawberry_error,
     HTTPException: _on_litestar_error,
     Exception: _on_unexpected,

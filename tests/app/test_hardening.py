@@ -122,11 +122,18 @@ def scratch_of(server: Server) -> set[Path]:
 def masked(answer: Json, field: str) -> Json:
     """The answer of a mutation that failed unexpectedly, whatever the id of its error."""
     (error,) = answer["errors"]
-    extensions = {"code": "INTERNAL_SERVER_ERROR", "id": error["extensions"]["id"]}
-    return {
-        "data": None,
-        "errors": [{"message": MASKED, "locations": error["locations"], "path": [field], "extensions": extensions}],
-    }
+    return _failed(answer, field, MASKED, {"code": "INTERNAL_SERVER_ERROR", "id": error["extensions"]["id"]})
+
+
+def busy(answer: Json, field: str) -> Json:
+    """The answer of a mutation that waited too long for what somebody else has."""
+    return _failed(answer, field, BUSY, {"code": BUSY_CODE})
+
+
+def _failed(answer: Json, field: str, message: str, extensions: Json) -> Json:
+    locations = answer["errors"][0]["locations"]
+    error = {"message": message, "locations": locations, "path": [field], "extensions": extensions}
+    return {"data": None, "errors": [error]}
 
 
 # ---------------------------------------------------------------- text
@@ -376,8 +383,8 @@ async def test_bytes_whose_row_is_locked_out_are_discarded(api: Server, ada: Acc
     async with connected(api) as connection, connection.transaction():
         await connection.execute("LOCK TABLE media IN SHARE ROW EXCLUSIVE MODE")
         upload, profile = await asyncio.gather(post_upload(ada), post_profile(ada, person))
-    assert upload.json() == masked(upload.json(), "uploadMedia")
-    assert profile.json() == masked(profile.json(), "createProfile")
+    assert upload.json() == busy(upload.json(), "uploadMedia")
+    assert profile.json() == busy(profile.json(), "createProfile")
     assert objects(api) == before
     assert scratch_of(api) == set()
     # Nor does a row stay of what was written before.
@@ -427,11 +434,11 @@ async def test_an_exhausted_pool_is_told(api: Server, ada: Account) -> None:
         async with trigger(connection, "BEFORE INSERT ON media FOR EACH ROW", "PERFORM pg_sleep(25)"):
             uploads = [asyncio.create_task(post_upload(ada)) for _ in range(POOL)]
             await until(connection, f"SELECT count(*) = {POOL} {sleeping}")
-            busy = await ada.http.post("/graphql", json={"query": "{ viewer { email } }"})
+            refused = await ada.http.post("/graphql", json={"query": "{ viewer { email } }"})
             await connection.execute(f"SELECT pg_cancel_backend(pid) {sleeping}")
             answers = [(await upload).json() for upload in uploads]
     body = {"errors": [{"message": BUSY, "extensions": {"code": BUSY_CODE}}]}
-    assert (busy.status_code, busy.headers["retry-after"], busy.json()) == (503, "1", body)
+    assert (refused.status_code, refused.headers["retry-after"], refused.json()) == (503, "1", body)
     assert answers == [masked(answer, "uploadMedia") for answer in answers]
     assert objects(api) == before
     assert await ada.ask("{ viewer { email } }") == {"email": ada.email}
