@@ -1,7 +1,7 @@
 """Every permission rule, as where-clauses: what a viewer can't see does not exist for them.
 
-`visible_*` goes into reads, `changeable_*` into updates and deletes. An operation that changes something asks for both
-through `found_or_refused`, so that what can't be seen is NOT_FOUND, and what is seen and may not be changed FORBIDDEN.
+`visible_*` goes into reads, `changeable_*` into updates and deletes. A change that meets no row asks whether it can be
+seen, and raises the `refusal`: what can't be seen is NOT_FOUND, what is seen and may not be changed FORBIDDEN.
 """
 
 from __future__ import annotations

@@ -7,8 +7,9 @@ import asyncio
 import getpass
 import logging
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 from app.settings import Settings, SettingsError, load
 
@@ -78,11 +79,10 @@ def _serve(options: argparse.Namespace) -> None:
 
 
 def _worker(_: argparse.Namespace) -> None:
-    from app.postmaster import address  # noqa: PLC0415
     from app.worker import run  # noqa: PLC0415
 
     settings = load()
-    _run(run(settings, settings.database_url or address(settings.data_dir)))
+    _run(run(settings, _running_database(settings)))
 
 
 def _migrate(_: argparse.Namespace) -> None:
@@ -125,15 +125,14 @@ def _export_schema(options: argparse.Namespace) -> None:
         sys.stdout.write(text)
 
 
-def _with_database(work: Callable[[Settings, str], Awaitable[None]]) -> None:
+def _with_database(work: Callable[[Settings, str], Coroutine[Any, Any, None]]) -> None:
     """On the database that is running, or on the embedded one, started for as long as it takes."""
     from app.postgres_programs import EmbeddedPostgresError  # noqa: PLC0415
-    from app.postmaster import address  # noqa: PLC0415
     from app.serve import database  # noqa: PLC0415
 
     settings = load()
     try:
-        running = settings.database_url or address(settings.data_dir)
+        running = _running_database(settings)
     except EmbeddedPostgresError:
         with database(settings) as dsn:
             _run(work(settings, dsn))
@@ -141,14 +140,18 @@ def _with_database(work: Callable[[Settings, str], Awaitable[None]]) -> None:
         _run(work(settings, running))
 
 
-def _run(work: Awaitable[None]) -> None:
-    async def awaited() -> None:
-        await work
+def _running_database(settings: Settings) -> str:
+    """The address of a database that somebody else runs. Raises EmbeddedPostgresError."""
+    from app.postmaster import address  # noqa: PLC0415
 
+    return settings.database_url or address(settings.data_dir)
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
     import uvloop  # noqa: PLC0415 - see above
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(awaited())
+        runner.run(work)
 
 
 if __name__ == "__main__":

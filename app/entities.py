@@ -8,18 +8,21 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from piccolo.custom_types import Combinable
 from piccolo.query.base import Query
 
 from app import text, trash
 from app.access import Viewer, changeable_entities, refusal, visible_entities
 from app.db import hydrate
 from app.errors import BadInput
+from app.keyset import Order, Page, created, identity, page
 from app.piccolo_conf import DB
 from app.tables import Entity, EntityKind, Media
 
 # Crockford's base 32: no letters that are taken for digits. 12 of them are 60 random bits.
 PUBLIC_ID_ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 PUBLIC_ID_LENGTH: Final = 12
+NEWEST: Final = Order("newest", (created("entity"), identity("entity")), descending=True)
 PREFIXES: Final = {EntityKind.PERSON: "PER", EntityKind.PROFILE: "PRF"}
 
 
@@ -53,10 +56,15 @@ async def load(viewer: Viewer | None, ids: Sequence[uuid.UUID]) -> list[Entity]:
     return [hydrate(Entity, row) for row in rows]
 
 
+async def owned(viewer: Viewer, kind: EntityKind, *, first: int | None, after: str | None, most: int) -> Page[Entity]:
+    """The viewer's own of a kind, newest first."""
+    where = (Entity.kind == kind.value) & (Entity.owner == viewer.id)
+    return await page(Entity, where, order=NEWEST, first=first, after=after, most=most)
+
+
 async def changeable(viewer: Viewer, entity_id: uuid.UUID, kind: EntityKind | None = None) -> Entity:
     """An entity that the viewer may place media at. Raises NotFound or Forbidden."""
-    of_kind = Entity.id == entity_id if kind is None else (Entity.id == entity_id) & (Entity.kind == kind.value)
-    row = await Entity.select().where(of_kind, changeable_entities(viewer)).first()
+    row = await Entity.select().where(_one(entity_id, kind), changeable_entities(viewer)).first()
     if row is None:
         raise await refused(viewer, entity_id, kind)
     return hydrate(Entity, row)
@@ -71,7 +79,7 @@ async def change(viewer: Viewer, kind: EntityKind, entity_id: uuid.UUID, changes
         values[Entity.name] = text.line(changes["name"], "name", most=text.TITLE_LENGTH)
     rows = (
         await Entity.update(values)
-        .where(Entity.id == entity_id, Entity.kind == kind.value, changeable_entities(viewer))
+        .where(_one(entity_id, kind), changeable_entities(viewer))
         .returning(*Entity.all_columns())
     )
     if not rows:
@@ -103,10 +111,13 @@ async def hold(viewer: Viewer, entity_id: uuid.UUID, kind: EntityKind | None = N
     To be called before any of its media is locked, or two that change the same entity wait for each other for ever.
     Raises NotFound or Forbidden.
     """
-    of_kind = Entity.id == entity_id if kind is None else (Entity.id == entity_id) & (Entity.kind == kind.value)
-    held = await Entity.select(Entity.id).where(of_kind, changeable_entities(viewer)).lock_rows("UPDATE")
+    held = await Entity.select(Entity.id).where(_one(entity_id, kind), changeable_entities(viewer)).lock_rows("UPDATE")
     if not held:
         raise await refused(viewer, entity_id, kind)
+
+
+def _one(entity_id: uuid.UUID, kind: EntityKind | None) -> Combinable:
+    return Entity.id == entity_id if kind is None else (Entity.id == entity_id) & (Entity.kind == kind.value)
 
 
 async def refused(viewer: Viewer, entity_id: uuid.UUID, kind: EntityKind | None) -> Exception:

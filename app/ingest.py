@@ -61,7 +61,7 @@ async def process(services: Services, sandbox: Sandbox, media_id: uuid.UUID) -> 
             await _fail(media, Failure(error.code, error.message))
             return
         logger.warning("Attempt %d at media %s failed: %s", media.processing_attempts, media_id, error)
-        await _queue_again(media)
+        await _reach(media, Stage.QUEUED)
         raise TryAgain(_delay(media)) from error
     except Exception as error:
         logger.exception("Attempt %d at media %s failed unexpectedly", media.processing_attempts, media_id)
@@ -207,10 +207,6 @@ async def _settle(media: Media, values: dict[Any, Any]) -> bool:
         .returning(Media.id)
     )
     return bool(rows)
-
-
-async def _queue_again(media: Media) -> None:
-    await _reach(media, Stage.QUEUED)
 
 
 def _delay(media: Media) -> timedelta:

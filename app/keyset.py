@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import orjson
 from piccolo.columns.combination import WhereRaw
@@ -90,9 +90,6 @@ class Page(Generic[T]):
     has_next: bool
     has_previous: bool
     count: Callable[[], Awaitable[int]] = field(repr=False)
-
-
-NEWEST_ENTITY: Final = Order("newest", (created("entity"), identity("entity")), descending=True)
 
 
 async def page(

@@ -15,8 +15,8 @@ from app.piccolo_conf import DB
 
 logger = logging.getLogger(__name__)
 
+PATIENCE_SECONDS: Final = 3600.0  # for another process that is at it
 # Any number, the same for all processes: whoever comes second waits, and finds the work done.
-PATIENCE_SECONDS: Final = 3600.0
 LOCK: Final = 0x4865_6972_6C6F_6F6D  # "Heirloom"
 
 
@@ -29,7 +29,7 @@ async def migrate() -> None:
     said = io.StringIO()
     try:
         async with DB.transaction() as transaction:
-            # As long as it takes: another process may be at it, and the tables may be large.
+            # The pool's own limits are for requests; here the tables may be large.
             await transaction.connection.execute("SET LOCAL lock_timeout = 0")
             await transaction.connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK, timeout=PATIENCE_SECONDS)
             # Piccolo tells what it does by printing.

@@ -11,7 +11,6 @@ from piccolo.columns import Column
 from app import entities, text
 from app.access import Viewer, signed_in
 from app.db import hydrate
-from app.keyset import NEWEST_ENTITY, Page, page
 from app.piccolo_conf import DB
 from app.tables import Entity, EntityKind, Person, Profile
 
@@ -41,11 +40,6 @@ async def delete(viewer: Viewer | None, person_id: uuid.UUID) -> uuid.UUID:
     """The person goes, with the profile; media of both go into the trash. Raises NotFound or Forbidden."""
     profiles = Profile.select(Profile.entity).where(Profile.person == person_id)
     return await entities.delete(signed_in(viewer), EntityKind.PERSON, person_id, with_them=profiles)
-
-
-async def owned(viewer: Viewer, *, first: int | None, after: str | None, most: int) -> Page[Entity]:
-    where = (Entity.kind == EntityKind.PERSON.value) & (Entity.owner == viewer.id)
-    return await page(Entity, where, order=NEWEST_ENTITY, first=first, after=after, most=most)
 
 
 def _cleaned(details: Mapping[str, str | None]) -> dict[Any, Any]:

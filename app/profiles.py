@@ -13,10 +13,9 @@ from app import entities, text, trash, uploads
 from app.access import Viewer, signed_in
 from app.db import HeirloomTransaction, hydrate
 from app.errors import Conflict, relocated
-from app.keyset import NEWEST_ENTITY, Page, page
 from app.piccolo_conf import DB
 from app.slots import AVATAR, COVER, Slot
-from app.tables import Entity, EntityKind, Media, Profile
+from app.tables import Entity, EntityKind, Profile
 from app.uploads import Place, ReceivedFile, UploadTicket, Words
 from app.wiring import Services
 
@@ -79,8 +78,7 @@ async def update(
                 )
             for name, file in pictures.items():
                 if file is None:
-                    here = (Media.entity == profile_id) & (Media.slot == name) & Media.deleted_at.is_null()
-                    await trash.replace(transaction, here)
+                    await trash.clear_slot(transaction, profile_id, name)
             await _hang(transaction, owner, tickets)
     return entity
 
@@ -88,11 +86,6 @@ async def update(
 async def delete(viewer: Viewer | None, profile_id: uuid.UUID) -> uuid.UUID:
     """The profile goes, its media into the trash. Raises NotFound or Forbidden."""
     return await entities.delete(signed_in(viewer), EntityKind.PROFILE, profile_id)
-
-
-async def owned(viewer: Viewer, *, first: int | None, after: str | None, most: int) -> Page[Entity]:
-    where = (Entity.kind == EntityKind.PROFILE.value) & (Entity.owner == viewer.id)
-    return await page(Entity, where, order=NEWEST_ENTITY, first=first, after=after, most=most)
 
 
 async def _store(

@@ -20,7 +20,6 @@ import uvicorn
 from app.embedded import EmbeddedPostgres
 from app.main import create_app
 from app.migrate import migrate
-from app.postmaster import address
 from app.settings import Settings, SettingsError
 from app.wiring import open_services
 from processing.lifeline import die_with
@@ -47,11 +46,6 @@ def database(settings: Settings) -> Iterator[str]:
         yield server.start()
     finally:
         server.stop()
-
-
-def database_address(settings: Settings) -> str:
-    """The address of a database that somebody else runs. Raises EmbeddedPostgresError."""
-    return settings.database_url or address(settings.data_dir)
 
 
 async def serve(settings: Settings, dsn: str, *, with_worker: bool) -> None:

@@ -43,9 +43,13 @@ async def put(transaction: HeirloomTransaction, which: Combinable) -> None:
         await events.record(transaction, EventKind.TRASHED, media=row["id"], entity=row["entity"], owner=row["owner"])
 
 
-async def replace(transaction: HeirloomTransaction, which: Combinable) -> None:
-    """Remove rows whose place another takes. Their bytes follow by a job, which commits with that."""
-    rows = await Media.delete().where(which).returning(Media.id, Media.entity, Media.owner, Media.storage_key)
+async def clear_slot(transaction: HeirloomTransaction, entity_id: uuid.UUID, slot: str) -> None:
+    """Remove what a slot for one holds, the row at once. Its bytes follow by a job, which commits with that."""
+    rows = (
+        await Media.delete()
+        .where(Media.entity == entity_id, Media.slot == slot, Media.deleted_at.is_null())
+        .returning(Media.id, Media.entity, Media.owner, Media.storage_key)
+    )
     for row in rows:
         await events.record(transaction, EventKind.PURGED, media=row["id"], entity=row["entity"], owner=row["owner"])
     if rows:

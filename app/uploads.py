@@ -154,8 +154,7 @@ async def put_in_place(
     if place.entity is not None:
         await entities.hold(owner, place.entity.id, EntityKind(place.entity.kind))
     if place.slot.single and place.entity is not None:
-        here = (Media.entity == place.entity.id) & (Media.slot == place.slot.name) & Media.deleted_at.is_null()
-        await trash.replace(transaction, here)
+        await trash.clear_slot(transaction, place.entity.id, place.slot.name)
     now = datetime.now(UTC)
     media = Media(
         public_id=entities.public_id(MEDIA_PREFIX),

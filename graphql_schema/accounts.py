@@ -6,9 +6,11 @@ from datetime import datetime
 
 import strawberry
 
-from app import access, accounts, people, profiles, tables, usage
+from app import access, accounts, entities, tables, usage
 from app.accounts import SignIn
 from app.errors import HeirloomError
+from app.keyset import Page
+from app.tables import EntityKind
 from graphql_schema.context import Info
 from graphql_schema.errors import UserError, outcome, user_error, view
 from graphql_schema.nodes import User
@@ -38,17 +40,20 @@ class Viewer:
 
     @strawberry.field(description="The viewer's own profiles, newest first.")
     async def profiles(self, info: Info, first: int | None = 30, after: str | None = None) -> Connection[Profile]:
-        most = info.context.services.settings.max_page
-        return view(Connection[Profile], await profiles.owned(_viewer(info), first=first, after=after, most=most))
+        return view(Connection[Profile], await _owned(info, EntityKind.PROFILE, first, after))
 
     @strawberry.field
     async def people(self, info: Info, first: int | None = 30, after: str | None = None) -> Connection[Person]:
-        most = info.context.services.settings.max_page
-        return view(Connection[Person], await people.owned(_viewer(info), first=first, after=after, most=most))
+        return view(Connection[Person], await _owned(info, EntityKind.PERSON, first, after))
 
     @strawberry.field
     async def storage(self, info: Info) -> StorageUsage:
         return view(StorageUsage, await usage.of(_viewer(info)))
+
+
+async def _owned(info: Info, kind: EntityKind, first: int | None, after: str | None) -> Page[tables.Entity]:
+    most = info.context.services.settings.max_page
+    return await entities.owned(_viewer(info), kind, first=first, after=after, most=most)
 
 
 def _viewer(info: Info) -> access.Viewer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -19,30 +18,16 @@ from storage.s3 import DEFAULT_DEADLINE
 from tests.client import MEDIA, WAIT_SECONDS, WATCH, Account, Json, register
 from tests.contracts.radosgw import missing_binaries, radosgw
 from tests.contracts.rclone import RCLONE, rclone
-from tests.contracts.servers import ACCESS_KEY, SECRET_KEY, answers, daemon, free_port, wait_until
+from tests.contracts.servers import ACCESS_KEY, SECRET_KEY, answers, aws_variables, daemon, wait_until
 from tests.footprint import fetch
 from tests.pictures import photograph
 from tests.postgres import create_database, drop_database
-from tests.server import START_SECONDS, Server, running, wait_for
+from tests.server import START_SECONDS, Server, free_port, running, wait_for
 
 SIZES = [("THUMBNAIL", 150, 150), ("SMALL", 400, 300), ("MEDIUM", 800, 600), ("LARGE", 1600, 1200)]
 PROFILE = f"profile {{ id avatar {{ {MEDIA} }} cover {{ id }} }} errors {{ code message path }}"
 CREATE_PROFILE = f"mutation($input: CreateProfileInput!) {{ createProfile(input: $input) {{ {PROFILE} }} }}"
 UPDATE_PROFILE = f"mutation($input: UpdateProfileInput!) {{ updateProfile(input: $input) {{ {PROFILE} }} }}"
-
-
-@contextmanager
-def aws_variables() -> Iterator[None]:
-    """The usual ones for the processes that are started meanwhile, and nothing of the machine's own configuration."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            patch.delenv(name)
-        patch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
-        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
-        patch.setenv("AWS_CONFIG_FILE", os.devnull)
-        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        yield
 
 
 def on_s3(endpoint_url: str) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tests.contracts.servers import ACCESS_KEY, SECRET_KEY, S3Server, answers, daemon, free_port, wait_until
+from tests.contracts.servers import ACCESS_KEY, SECRET_KEY, S3Server, answers, daemon, wait_until
+from tests.server import free_port
 
 BINARIES = ("radosgw", "radosgw-admin", "ceph", "ceph-mon", "ceph-osd", "monmaptool")
 MEMORY_BYTES = 1024**3  # the OSD's promised size, not what it takes

@@ -1,4 +1,3 @@
-import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from storage.signing import UrlSigner  # noqa: E402
 from tests.contracts.http import listening_socket, serving  # noqa: E402
 from tests.contracts.radosgw import missing_binaries, radosgw  # noqa: E402
 from tests.contracts.rclone import rclone  # noqa: E402
-from tests.contracts.servers import ACCESS_KEY, REGION, SECRET_KEY, S3Server  # noqa: E402
+from tests.contracts.servers import REGION, S3Server, aws_variables  # noqa: E402
 
 
 @asynccontextmanager
@@ -69,13 +68,5 @@ async def radosgw_storage(radosgw_server: S3Server, aws_credentials: None) -> As
 
 @pytest.fixture(scope="session")
 def aws_credentials() -> Iterator[None]:
-    """Ours, and nothing of the machine's own configuration."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            patch.delenv(name)
-        patch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
-        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
-        patch.setenv("AWS_CONFIG_FILE", os.devnull)
-        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with aws_variables():
         yield

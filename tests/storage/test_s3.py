@@ -13,7 +13,8 @@ import pytest
 
 from storage.base import ObjectStorage, SizeMismatch, StorageError, StorageUnavailable
 from storage.s3 import BUFFERED_BYTES, S3Storage
-from tests.contracts.servers import REGION, S3Server, free_port
+from tests.contracts.servers import REGION, S3Server
+from tests.server import free_port
 
 pytestmark = pytest.mark.usefixtures("aws_credentials")
 
