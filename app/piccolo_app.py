@@ -5,12 +5,12 @@ from pathlib import Path
 from piccolo.conf.apps import AppConfig
 
 import migrations
-from app.tables import Entity, Event, Media, Person, Profile, Session, UserAccount, Variant
+from app.tables import Entity, Event, Media, Person, Profile, Session, UploadSession, UserAccount, Variant
 
 APP_NAME = "heirloom"
 
 APP_CONFIG = AppConfig(
     app_name=APP_NAME,
     migrations_folder_path=str(Path(migrations.__path__[0])),
-    table_classes=[UserAccount, Session, Entity, Person, Profile, Media, Variant, Event],
+    table_classes=[UserAccount, Session, Entity, Person, Profile, Media, UploadSession, Variant, Event],
 )

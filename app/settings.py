@@ -16,6 +16,8 @@ from storage.keys import DEFAULT_KEY_TEMPLATE, KeyTemplate
 
 KIB = 1024
 MIB = 1024 * KIB
+GIB = 1024 * MIB
+TIB = 1024 * GIB
 PREFIX = "HEIRLOOM_"
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,20}")
 SECRET_KEY_LENGTH = 32  # characters; 256 bits of hex halves make 64, a pass phrase needs at least this
@@ -130,11 +132,24 @@ class Settings:
     s3_bucket: str | None = setting(_text, None, doc="bucket, required with `s3`; created where that is allowed")
     s3_endpoint_url: str | None = setting(_url("http", "https"), None, doc="for MinIO, R2, Ceph …; left out, AWS")
     s3_region: str = setting(_text, "us-east-1", doc="region of the bucket")
+    s3_public_url: str | None = setting(
+        _url("http", "https"), None, doc="where clients reach the S3, if not at the endpoint's URL"
+    )
+    storage_deadline: timedelta = setting(
+        _seconds(1, 600), timedelta(seconds=30), doc="seconds that the S3 is tried again before an operation gives up; "
+        "while a large file is sent, for each of its chunks"
+    )  # fmt: skip
     key_template: str = setting(_key_template, DEFAULT_KEY_TEMPLATE, doc="storage key of media that belongs somewhere")
     url_lifetime: timedelta = setting(
         _seconds(60, 604_800), timedelta(hours=1), doc="seconds that a signed URL is good for; it is given out with at "
         "least half of them left"
     )  # fmt: skip
+    upload_url_lifetime: timedelta = setting(
+        _seconds(10, 604_800), timedelta(minutes=15), doc="seconds that a signed URL for an upload is good for"
+    )
+    upload_session_lifetime: timedelta = setting(
+        _seconds(10, 604_800), timedelta(hours=24), doc="seconds in which a direct upload has to be completed"
+    )
     access_token_lifetime: timedelta = setting(
         _seconds(30, 86_400), timedelta(minutes=15), doc="seconds that an access token is good for"
     )
@@ -150,6 +165,17 @@ class Settings:
     max_field_bytes: int = setting(
         _between(1024, 64 * MIB), MIB, doc="one text field of an upload, and a GraphQL request without files"
     )
+    max_upload_bytes: int = setting(_between(1, 5 * TIB), 5 * TIB, doc="one file uploaded straight into the storage")
+    quota_bytes: int = setting(
+        _between(0, 2**53 - 1), 0, doc="bytes that a new account may keep, trash and variants included; 0 is no limit"
+    )
+    trash_retention: timedelta = setting(
+        _seconds(0, 315_360_000), timedelta(days=30), doc="seconds after which what is in the trash is purged"
+    )
+    orphan_grace: timedelta = setting(
+        _seconds(0, 31_536_000), timedelta(hours=24), doc="seconds that a stored object may be without a row: longer "
+        "than any upload takes"
+    )  # fmt: skip
     max_page: int = setting(_between(1, 1000), 100, doc="items that a list gives at once")
     max_pixels: int = setting(_between(1, 2_000_000_000), 100_000_000, doc="width × height of an image")
     processes: int = setting(_between(0, 128), 0, doc="decoders that a worker runs; 0 is one a core")

@@ -57,6 +57,18 @@ class Moderation(StrEnum):
     REJECTED = "REJECTED"
 
 
+class UploadMethod(StrEnum):
+    SINGLE = "SINGLE"
+    MULTIPART = "MULTIPART"
+
+
+class UploadState(StrEnum):
+    OPEN = "OPEN"
+    COMPLETED = "COMPLETED"
+    ABORTED = "ABORTED"
+    EXPIRED = "EXPIRED"
+
+
 class MediaSource(StrEnum):
     UPLOAD = "UPLOAD"
 
@@ -68,6 +80,7 @@ class EventKind(StrEnum):
     FAILED = "FAILED"
     UPDATED = "UPDATED"
     TRASHED = "TRASHED"
+    RESTORED = "RESTORED"
     PURGED = "PURGED"
     SESSION_ENDED = "SESSION_ENDED"
 
@@ -141,10 +154,15 @@ class Media(Table, tablename="media"):
     filename = Varchar(length=255)
     content_type = Varchar(length=100)
     size_bytes = BigInt()
+    # Computed from the bytes, never claimed: null until somebody has read them.
     sha256 = Varchar(length=64, null=True, default=None)
+    # These very bytes came in by several direct uploads before their hash was known.
+    is_copy = Boolean(default=False)
     storage_backend = Varchar(length=20)
     bucket = Varchar(length=63, null=True, default=None)
     storage_key = Varchar(length=1024, unique=True)
+    # When the object was found to be gone, or never came.
+    lost_at = Timestamptz(null=True, default=None)
     # what processing found
     width = Integer(null=True, default=None)
     height = Integer(null=True, default=None)
@@ -182,11 +200,41 @@ class Media(Table, tablename="media"):
     media_source = Check(one_of("source", MediaSource))
     media_failure_code = Check(one_of("failure_code", FailureCode))
     media_failure_told = Check("(status = 'FAILED') = (failure_code IS NOT NULL)")
-    media_hashed_once_stored = Check("status = 'PENDING' OR sha256 IS NOT NULL")
+    media_hashed_once_ready = Check("status <> 'READY' OR sha256 IS NOT NULL")
     media_size_bytes = Check("size_bytes >= 0")
     media_slot_at_entity = Check("entity IS NULL OR slot IS NOT NULL")
     media_latitude = Check("latitude BETWEEN -90 AND 90")
     media_longitude = Check("longitude BETWEEN -180 AND 180")
+
+
+class UploadSession(Table, tablename="upload_session"):
+    """A direct upload: what its client promised, and how the bytes come.
+
+    An ended one is kept for a while, so that repeating its completion gives the same answer.
+    """
+
+    id = UUID7(primary_key=True)
+    media = ForeignKey(references=Media, on_delete=OnDelete.cascade, null=False, unique=True)
+    owner = ForeignKey(references=UserAccount, on_delete=OnDelete.cascade, null=False)
+    method = Varchar(length=20)
+    state = Varchar(length=20, default=UploadState.OPEN.value)
+    content_type = Varchar(length=100)
+    size_bytes = BigInt()
+    sha256 = Varchar(length=64, null=True, default=None)
+    # One PUT goes here, and is copied to the media's own key when it is complete: a signed URL outlives the completion.
+    staging_key = Varchar(length=1024, null=True, default=None)
+    upload_id = Varchar(length=1024, null=True, default=None)
+    part_size = BigInt(null=True, default=None)
+    created_at = Timestamptz()
+    expires_at = Timestamptz()
+    ended_at = Timestamptz(null=True, default=None)
+
+    upload_session_method = Check(one_of("method", UploadMethod))
+    upload_session_state = Check(one_of("state", UploadState))
+    upload_session_size_bytes = Check("size_bytes > 0")
+    upload_session_ended = Check("(state = 'OPEN') = (ended_at IS NULL)")
+    upload_session_single = Check("(method = 'SINGLE') = (staging_key IS NOT NULL)")
+    upload_session_multipart = Check("(method = 'MULTIPART') = (upload_id IS NOT NULL AND part_size IS NOT NULL)")
 
 
 class Variant(Table, tablename="variant"):

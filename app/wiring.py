@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -31,9 +31,13 @@ WINDOWS_PER_LIFETIME: Final = 4
 UNFINISHED: Final = timedelta(days=1)
 
 
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
-    """`scratch` is this process's own folder."""
+    """`scratch` is this process's own folder; `clock` tells the time by which uploads and the trash run out."""
 
     settings: Settings
     scratch: Path
@@ -42,6 +46,7 @@ class Services:
     tokens: Tokens
     passwords: Passwords
     key_template: KeyTemplate
+    clock: Callable[[], datetime] = _now
 
 
 @asynccontextmanager

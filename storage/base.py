@@ -2,6 +2,8 @@
 
 StorageError
 ├── ObjectNotFound       nothing is stored under the key
+├── UploadNotFound       no multipart upload of that id is open: completed, aborted, or never begun
+├── InvalidParts         a completion names parts that the storage doesn't have, or not so
 ├── StorageUnavailable   the storage does not answer, or refuses; trying later may help
 ├── SizeMismatch         a source longer or shorter than announced; nothing was stored
 ├── InvalidKey           a key no server of ours would make
@@ -9,14 +11,21 @@ StorageError
     └── SignatureExpired
 """
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
 CHUNK_BYTES = 256 * 1024
 """The most that is held of one object at a time: large enough that a thread's hop (50 µs) is small beside it."""
+
+# S3's limits (https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html), which every storage keeps to.
+MIN_PART_BYTES = 5 * 1024**2  # but for the last part
+MAX_PART_BYTES = 5 * 1024**3
+MAX_PARTS = 10_000
+MAX_OBJECT_BYTES = 5 * 1024**4
 
 
 class StorageError(Exception):
@@ -25,6 +34,14 @@ class StorageError(Exception):
 
 class ObjectNotFound(StorageError):
     """Nothing is stored under this key."""
+
+
+class UploadNotFound(StorageError):
+    """No multipart upload of this id is open under this key."""
+
+
+class InvalidParts(StorageError):
+    """Parts that are not there, have another ETag, are out of order, or too small; the upload stays open."""
 
 
 class StorageUnavailable(StorageError):
@@ -69,6 +86,53 @@ class SignedUrl:
     expires_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class SignedRequest:
+    """A PUT that needs no other credential until `expires_at` (UTC), sent with these headers.
+
+    Its Content-Length is signed too: every client tells that by itself.
+    """
+
+    url: str
+    headers: Mapping[str, str]
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPart:
+    """A part that has arrived: `number` counts from 1, `etag` is quoted, `size` in bytes."""
+
+    number: int
+    etag: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenUpload:
+    """A multipart upload that was begun (UTC), and neither completed nor aborted."""
+
+    key: str
+    upload_id: str
+    begun: datetime
+
+
+class SetUp(StrEnum):
+    """What became of one step of the storage's setting up."""
+
+    DONE = "done"
+    THERE = "there already"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class SetUpStep:
+    """`name` is what was to be set up; `detail` says why it was refused, and what that costs."""
+
+    name: str
+    outcome: SetUp
+    detail: str = ""
+
+
 class ObjectStorage(Protocol):
     """Bytes by key. Keys come from `storage.keys`; anything else raises InvalidKey.
 
@@ -107,6 +171,38 @@ class ObjectStorage(Protocol):
     def list(self, prefix: str) -> AsyncGenerator[StoredObject, None]:
         """Every object whose key starts with `prefix`, in the order of the keys' bytes, in bounded memory."""
 
+    async def copy(self, source: str, target: str) -> StoredObject:
+        """Store the bytes of `source` under `target` too, without their passing through this process.
+
+        Both keys have one extension (ValueError otherwise). `target` is replaced, and is another object from then on:
+        what is put to `source` later does not change it. Raises ObjectNotFound.
+        """
+
+    async def create_multipart(self, key: str, *, content_type: str) -> str:
+        """Begin an upload in parts; its id. Nothing is stored under `key` until it is completed."""
+
+    async def list_parts(self, key: str, upload_id: str) -> Sequence[StoredPart]:
+        """What has arrived, by number, each once. Raises UploadNotFound."""
+
+    async def complete_multipart(self, key: str, upload_id: str, parts: Sequence[StoredPart]) -> None:
+        """Make `key` of these parts, in their order; parts that are not named are dropped.
+
+        Every part but the last has at least MIN_PART_BYTES, which not every server looks after: the caller does. Raises
+        UploadNotFound, also when somebody else has just completed it, and InvalidParts.
+        """
+
+    async def abort_multipart(self, key: str, upload_id: str) -> None:
+        """Drop the upload with its parts; one that is not there is no failure."""
+
+    def list_multiparts(self) -> AsyncGenerator[OpenUpload, None]:
+        """Every upload in parts that is open, in bounded memory."""
+
+    async def set_up(self) -> Sequence[SetUpStep]:
+        """Make what the storage needs, where that is allowed and not done yet.
+
+        Raises StorageUnavailable when the storage does not answer at all.
+        """
+
     async def ready(self) -> None:
         """One cheap round trip. Raises StorageUnavailable when the storage would not take an upload now."""
 
@@ -116,3 +212,16 @@ class ObjectStorage(Protocol):
         `now` is aware. `filename` is what a browser saves it as; `inline` is honoured only for types that a browser
         can show without running them.
         """
+
+    def presign_put(
+        self, key: str, *, size: int, content_type: str, now: datetime, expires_in: timedelta
+    ) -> SignedRequest:
+        """A PUT of exactly `size` bytes of this type to `key`, good from `now` (aware) on. Computed, not fetched.
+
+        `content_type` is the one that the key's extension tells (ValueError otherwise).
+        """
+
+    def presign_part(
+        self, key: str, upload_id: str, number: int, *, size: int, now: datetime, expires_in: timedelta
+    ) -> SignedRequest:
+        """A PUT of part `number`, from 1, of exactly `size` bytes; a part sent again replaces the former."""

@@ -19,6 +19,8 @@ MAX_SEGMENT_BYTES = 255  # NAME_MAX of the usual file systems: local storage mak
 VARIANT_SUFFIX_BYTES = 64  # room kept behind a stem for `_<name>-<digest>.<ext>`
 RANDOM_BYTES = 8  # beside slot, entity and second: 2**64 makes a clash, and guessing, hopeless
 
+STAGING_FOLDER = "incoming"  # what a signed URL may still replace: no original is ever below it
+
 # A segment that begins with a dot would be `.`, `..` or the folder of local storage's unfinished files.
 _KEY = re.compile(r"(?!\.)[A-Za-z0-9._-]+(?:/(?!\.)[A-Za-z0-9._-]+)*", re.ASCII)
 _SEGMENT = re.compile(r"(?!\.)[A-Za-z0-9._-]+", re.ASCII)
@@ -118,6 +120,8 @@ class KeyTemplate:
             "filename": "f" * 128,
             **_dates(datetime(2000, 1, 1, tzinfo=UTC)),
         }
+        if self.template.startswith(f"{STAGING_FOLDER}/"):
+            raise ValueError(f"the folder {STAGING_FOLDER}/ is for uploads that are not complete")
         unknown = sorted(set(_FIELD.findall(self.template)) - widest.keys())
         if unknown:
             raise ValueError(f"the key template has no field {unknown[0]!r}: it knows {', '.join(widest)}")
@@ -162,6 +166,11 @@ def key_without_entity(
     timestamp_ms = int(now.timestamp() * 1000)
     name = f"{timestamp_ms}-{unique or uuid4()}.{_segment(extension)}"
     return validate_key(f"{_segment(media_type)}/{user_id}/{name}")
+
+
+def staging_key(session_id: UUID, extension: str) -> str:
+    """Where one PUT's bytes wait to be looked at: `incoming/{session}.{ext}`."""
+    return validate_key(f"{STAGING_FOLDER}/{session_id}.{_segment(extension)}")
 
 
 def variant_key(original_key: str, name: str, digest: str, extension: str = "webp") -> str:
