@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, Final
 
 import orjson
@@ -23,14 +24,29 @@ async def enqueue_ingest(transaction: HeirloomTransaction, media: uuid.UUID, *, 
     await _enqueue(transaction, INGEST, {"media": str(media)}, priority)
 
 
-async def enqueue_erase(transaction: HeirloomTransaction, keys: Sequence[str]) -> None:
-    """Remove every stored byte of the originals under these keys, variants included."""
-    await _enqueue(transaction, ERASE, {"keys": list(keys)}, PRIORITY_ERASE)
+async def enqueue_erase(
+    transaction: HeirloomTransaction,
+    keys: Sequence[str],
+    *,
+    uploads: Sequence[tuple[str, str]] = (),
+    after: timedelta | None = None,
+) -> None:
+    """Remove every stored byte of the originals under these keys, variants included, and `after` that time.
+
+    `uploads` are (key, upload id) of uploads in parts that are not to be completed any more.
+    """
+    await _enqueue(transaction, ERASE, {"keys": list(keys), "uploads": list(uploads)}, PRIORITY_ERASE, after)
 
 
-async def _enqueue(transaction: HeirloomTransaction, entrypoint: str, payload: dict[str, Any], priority: int) -> None:
+async def _enqueue(
+    transaction: HeirloomTransaction,
+    entrypoint: str,
+    payload: dict[str, Any],
+    priority: int,
+    after: timedelta | None = None,
+) -> None:
     queries = Queries(AsyncpgDriver(transaction.connection))
-    await queries.enqueue(entrypoint, orjson.dumps(payload), priority=priority)
+    await queries.enqueue(entrypoint, orjson.dumps(payload), priority=priority, execute_after=after)
 
 
 def payload(job: Job) -> dict[str, Any]:

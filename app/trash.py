@@ -56,8 +56,10 @@ async def clear_slot(transaction: HeirloomTransaction, entity_id: uuid.UUID, slo
         await jobs.enqueue_erase(transaction, [row["storage_key"] for row in rows])
 
 
-async def erase(storage: ObjectStorage, keys: Sequence[str]) -> None:
-    """Delete originals and all that was ever rendered of them. Doing it twice is no harm."""
+async def erase(storage: ObjectStorage, keys: Sequence[str], uploads: Sequence[tuple[str, str]] = ()) -> None:
+    """Delete originals and all that was ever rendered of them, and unfinished uploads. Doing it twice is no harm."""
+    for key, upload_id in uploads:
+        await storage.abort_multipart(key, upload_id)
     for key in keys:
         for prefix in medium_prefixes(key):
             batch: list[str] = []

@@ -113,7 +113,7 @@ def _manager(services: Services, sandbox: Sandbox, connection: asyncpg.Connectio
     @manager.entrypoint(jobs.ERASE, on_failure="hold")
     async def erase(job: Job) -> None:
         with _trouble_passes("Erasing bytes"):
-            await trash.erase(services.storage, jobs.payload(job)["keys"])
+            await trash.erase(services.storage, **jobs.payload(job))
 
     return manager
 
