@@ -13,7 +13,7 @@ from piccolo.columns.combination import WhereRaw
 from piccolo.custom_types import Combinable
 
 from app.errors import Forbidden, HeirloomError, NotFound, Unauthenticated
-from app.tables import Entity, Media, Moderation, UserAccount, UserRole
+from app.tables import Entity, Media, Moderation, UploadSession, UserAccount, UserRole
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,11 @@ def visible_entities(viewer: Viewer | None) -> Combinable:
 
 def changeable_entities(viewer: Viewer) -> Combinable:
     return visible_entities(viewer)
+
+
+def own_uploads(viewer: Viewer) -> Combinable:
+    """Sessions of direct uploads: nobody else's affair, not even that of whoever owns the place they go to."""
+    return EVERYTHING if viewer.is_admin else UploadSession.owner == viewer.id
 
 
 def visible_users(viewer: Viewer | None) -> Combinable:

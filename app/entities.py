@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -114,6 +114,18 @@ async def hold(viewer: Viewer, entity_id: uuid.UUID, kind: EntityKind | None = N
     held = await Entity.select(Entity.id).where(_one(entity_id, kind), changeable_entities(viewer)).lock_rows("UPDATE")
     if not held:
         raise await refused(viewer, entity_id, kind)
+
+
+async def still(entity_id: uuid.UUID) -> Entity | None:
+    """The entity if it is there, whoever asks."""
+    row = await Entity.select().where(Entity.id == entity_id).first()
+    return hydrate(Entity, row) if row else None
+
+
+async def lock(ids: Iterable[uuid.UUID]) -> None:
+    """Hold those that are there until the transaction ends, in one order for all who do; see `hold`."""
+    if wanted := set(ids):
+        await Entity.select(Entity.id).where(Entity.id.is_in([*wanted])).order_by(Entity.id).lock_rows("UPDATE")
 
 
 def _one(entity_id: uuid.UUID, kind: EntityKind | None) -> Combinable:

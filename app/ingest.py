@@ -8,19 +8,22 @@ attempt's number.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import uuid
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
-from app import stages
-from app.db import hydrate
+import asyncpg
+
+from app import faults, jobs, stages, uploads
+from app.db import HeirloomTransaction, hydrate
 from app.piccolo_conf import DB
 from app.stages import Failure, Stage
-from app.tables import EventKind, Media, MediaStatus, Variant
+from app.tables import EventKind, Media, MediaStatus, UploadSession, Variant
 from app.wiring import Services
 from processing.failures import FailureCode, ProcessingFailed
 from processing.kinds import FILE_TYPES
@@ -45,20 +48,30 @@ class TryAgain(Exception):
         self.delay = delay
 
 
+class Mismatch(Exception):
+    """The stored bytes are not those that the upload session promised."""
+
+    failure = Failure(FailureCode.CHECKSUM_MISMATCH, "The uploaded bytes have another SHA-256 than was promised.")
+
+
 async def process(services: Services, sandbox: Sandbox, media_id: uuid.UUID) -> None:
     """One attempt at one media. Raises TryAgain."""
     media = await _begin(media_id)
     if media is None:
         return
+    faults.reach("ingest.begun")
     attempts = services.settings.processing_attempts
     if media.processing_attempts > attempts:
         await _fail(media, Failure(FailureCode.CRASHED, f"Processing was cut off {attempts} times."))
         return
     try:
         await _work(services, sandbox, media)
+    except Mismatch as error:
+        await _remove(media, error.failure)
     except ProcessingFailed as error:
         if error.code not in MAY_PASS or media.processing_attempts >= attempts:
-            await _fail(media, Failure(error.code, error.message))
+            lost = isinstance(error.__cause__, ObjectNotFound)
+            await _fail(media, Failure(error.code, error.message), lost=lost)
             return
         logger.warning("Attempt %d at media %s failed: %s", media.processing_attempts, media_id, error)
         await _reach(media, Stage.QUEUED)
@@ -73,13 +86,16 @@ async def _work(services: Services, sandbox: Sandbox, media: Media) -> None:
     # Named after the media, so that whoever looks at a stuck decoder sees what it is at.
     with TemporaryDirectory(dir=services.scratch, prefix=f"{media.id}-") as folder:
         original = Path(folder) / f"original.{file_type.extension}"
-        await _fetch(services, media, original)
+        sha256 = await _fetch(services, media, original)
+        faults.reach("ingest.fetched")
+        await _attest(media, sha256)
         await _reach(media, Stage.ANALYZING)
         facts = await sandbox.analyze(original, file_type)
         await _reach(media, Stage.RENDERING)
         rendered = await sandbox.render(original, file_type, Path(folder), IMAGE_VARIANTS)
         await _reach(media, Stage.STORING)
         variants = await _store(services, media, rendered)
+    faults.reach("ingest.stored")
     await _finish(services, media, facts, variants)
 
 
@@ -111,16 +127,41 @@ async def _reach(media: Media, stage: Stage) -> None:
         await stages.report(transaction, EventKind.PROCESSING, media, status=MediaStatus.PROCESSING, stage=stage)
 
 
-async def _fetch(services: Services, media: Media, path: Path) -> None:
+async def _fetch(services: Services, media: Media, path: Path) -> str:
+    """The original, written to `path`; its SHA-256 in hex."""
+    digest = hashlib.sha256()
     try:
         with path.open("xb") as file:
             async with aclosing(services.storage.open(media.storage_key)) as chunks:
                 async for chunk in chunks:
-                    file.write(chunk)
+                    await asyncio.to_thread(_take, chunk, file, digest)
     except ObjectNotFound as error:
         raise ProcessingFailed(FailureCode.STORAGE, "The stored file is not there.") from error
     except StorageError as error:
         raise ProcessingFailed(FailureCode.STORAGE, "The storage does not answer.") from error
+    return digest.hexdigest()
+
+
+def _take(chunk: bytes, file: BinaryIO, digest: hashlib._Hash) -> None:
+    file.write(chunk)
+    digest.update(chunk)
+
+
+async def _attest(media: Media, sha256: str) -> None:
+    """Write down the hash of what came straight into the storage. Raises Mismatch, or ProcessingFailed."""
+    if media.sha256 is not None:
+        if media.sha256 != sha256:
+            raise ProcessingFailed(FailureCode.CORRUPT, "The stored file has changed since it was uploaded.")
+        return
+    session = await UploadSession.select(UploadSession.sha256).where(UploadSession.media == media.id).first()
+    if session is not None and session["sha256"] not in {None, sha256}:
+        raise Mismatch
+    twins = (Media.owner == media.owner) & uploads.has_bytes(sha256) & (Media.id != media.id)
+    is_copy = await Media.exists().where(twins)
+    try:
+        await _settle(media, {Media.sha256: sha256, Media.is_copy: is_copy})
+    except asyncpg.UniqueViolationError:  # the twin has come in between
+        await _settle(media, {Media.sha256: sha256, Media.is_copy: True})
 
 
 async def _store(services: Services, media: Media, rendered: list[Rendered]) -> list[Variant]:
@@ -170,29 +211,42 @@ async def _finish(services: Services, media: Media, facts: Facts, variants: list
             kept = {variant.storage_key for variant in variants}
             obsolete = [row["storage_key"] for row in rows if row["storage_key"] not in kept]
             await stages.report(transaction, EventKind.READY, media, status=MediaStatus.READY, stage=Stage.DONE)
+            faults.reach("ingest.in_transaction")
+    faults.reach("ingest.committed")
     if not current and not await Media.exists().where(Media.id == media.id):
         # Deleted while we worked, and its bytes erased perhaps before ours came.
         obsolete = [variant.storage_key for variant in variants]
     await services.storage.delete(obsolete)
 
 
-async def _fail(media: Media, failure: Failure) -> None:
+async def _remove(media: Media, failure: Failure) -> None:
+    """Failed, and the bytes with it."""
+    async with DB.transaction() as transaction:
+        if await _fail_in(transaction, media, failure, lost=True):
+            await jobs.enqueue_erase(transaction, [media.storage_key])
+
+
+async def _fail(media: Media, failure: Failure, *, lost: bool = False) -> None:
+    async with DB.transaction() as transaction:
+        await _fail_in(transaction, media, failure, lost=lost)
+
+
+async def _fail_in(transaction: HeirloomTransaction, media: Media, failure: Failure, *, lost: bool) -> bool:
+    """Whether it was still this attempt's to fail; `lost` when there are no bytes to go back to."""
+    now = datetime.now(UTC)
     values: dict[Any, Any] = {
         Media.status: MediaStatus.FAILED.value,
         Media.failure_code: failure.code.value,
         Media.failure_message: failure.message,
-        Media.updated_at: datetime.now(UTC),
+        Media.lost_at: now if lost else None,
+        Media.updated_at: now,
     }
-    async with DB.transaction() as transaction:
-        if await _settle(media, values):
-            await stages.report(
-                transaction,
-                EventKind.FAILED,
-                media,
-                status=MediaStatus.FAILED,
-                stage=Stage.DONE,
-                failure=failure,
-            )
+    if not await _settle(media, values):
+        return False
+    await stages.report(
+        transaction, EventKind.FAILED, media, status=MediaStatus.FAILED, stage=Stage.DONE, failure=failure
+    )
+    return True
 
 
 async def _settle(media: Media, values: dict[Any, Any]) -> bool:

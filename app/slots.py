@@ -69,3 +69,11 @@ def find(kind: EntityKind, name: str | None) -> Slot:
             return slot
     there_are = ", ".join(slot.name for slot in _SLOTS[kind])
     raise BadInput(f"A {kind.lower()} has no slot “{wanted}”; there are {there_are}.", "slot")
+
+
+_NAMED: Final = {slot.name: slot for slots in _SLOTS.values() for slot in slots}
+
+
+def named(name: str) -> Slot:
+    """The slot of that name, at whichever entity: a name means the same everywhere."""
+    return _NAMED[name]

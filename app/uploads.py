@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,8 +14,9 @@ from typing import Any, Protocol
 
 import asyncpg
 from piccolo.columns.combination import WhereRaw
+from piccolo.custom_types import Combinable
 
-from app import entities, jobs, slots, stages, text, trash
+from app import entities, faults, jobs, slots, stages, text, trash
 from app.access import Viewer, signed_in
 from app.db import HeirloomTransaction, hydrate
 from app.errors import (
@@ -89,10 +90,6 @@ class UploadTicket:
     bucket: str | None
     transaction: HeirloomTransaction | None = None
 
-    @property
-    def may_have_a_row(self) -> bool:
-        return self.transaction is not None and self.transaction.committing
-
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
@@ -116,12 +113,16 @@ async def receive(
     owner = signed_in(viewer)
     columns = cleaned(words)
     key = columns["idempotency_key"]  # as it is stored: what was cleaned away must not make it another key
-    place = await _place(owner, entity_id, slot)
+    place = await find_place(owner, entity_id, slot)
     if before := await _received_before(owner, file, place, key):
         return before
     try:
-        async with stored(services, owner, file, place) as ticket, DB.transaction() as transaction:
-            return Receipt(await put_in_place(transaction, owner, ticket, columns))
+        async with stored(services, owner, file, place) as ticket:
+            async with DB.transaction() as transaction:
+                media = await put_in_place(transaction, owner, ticket, columns)
+                faults.reach("upload.in_transaction")
+            faults.reach("upload.committed")
+            return Receipt(media)
     except asyncpg.UniqueViolationError:
         # The same file, or key, came twice at once, and the other was first.
         if before := await _received_before(owner, file, place, key):
@@ -133,17 +134,23 @@ async def receive(
 async def stored(services: Services, owner: Viewer, file: ReceivedFile, place: Place) -> AsyncIterator[UploadTicket]:
     """The file checked and its bytes stored, for a row to be written about them; no row, no bytes."""
     found = await _checked(services, file, place)
-    key = _new_key(services, owner, place, found)
+    key = new_key(services, owner.id, place, found)
     ticket = UploadTicket(place, file, found, key, services.storage.name, services.storage.bucket)
     await _put(services, ticket)
+    faults.reach("upload.stored")
     try:
         yield ticket
     except BaseException as error:
         # When the connection is lost at the commit, nobody knows whether the row is there: then the bytes stay.
-        refused = isinstance(error, asyncpg.PostgresError) and not isinstance(error, CONNECTION_LOST)
-        if refused or not ticket.may_have_a_row:
-            await asyncio.shield(_discard(services, ticket))
+        if not in_doubt(error, ticket.transaction):
+            await asyncio.shield(discard(services, ticket.key))
         raise
+
+
+def in_doubt(error: BaseException, transaction: HeirloomTransaction | None) -> bool:
+    """Whether what `transaction` wrote may be there, though it ended with this error."""
+    refused = isinstance(error, asyncpg.PostgresError) and not isinstance(error, CONNECTION_LOST)
+    return transaction is not None and transaction.committing and not refused
 
 
 async def put_in_place(
@@ -192,7 +199,8 @@ def cleaned(words: Words) -> dict[str, Any]:
     }
 
 
-async def _place(owner: Viewer, entity_id: uuid.UUID | None, slot: str | None) -> Place:
+async def find_place(owner: Viewer, entity_id: uuid.UUID | None, slot: str | None) -> Place:
+    """Where the viewer may put it. Raises BadInput, NotFound or Forbidden."""
     if entity_id is None:
         if slot is not None:
             raise BadInput("A slot is a place at an entity: say at which.", "slot")
@@ -206,7 +214,7 @@ async def _received_before(owner: Viewer, file: ReceivedFile, place: Place, key:
     """The media made by this idempotency key, else the one with these bytes. Raises Conflict."""
     same_key = WhereRaw("media.idempotency_key = {}", key) if key else WhereRaw("FALSE")
     # Avatars and covers may hold bytes that the library has too, both ways.
-    same_bytes = WhereRaw("FALSE") if place.slot.single else (Media.sha256 == file.sha256) & _NOT_SINGLE
+    same_bytes = WhereRaw("FALSE") if place.slot.single else has_bytes(file.sha256)
     rows = await Media.select().where(Media.owner == owner.id, same_key | same_bytes)
     found = [hydrate(Media, row) for row in rows]
     for media in found:
@@ -218,6 +226,16 @@ async def _received_before(owner: Viewer, file: ReceivedFile, place: Place, key:
 
 
 _NOT_SINGLE = WhereRaw("(media.slot IS NULL OR media.slot <> ALL({}))", sorted(SINGLE_SLOTS))
+
+
+def slot_of(media: Media) -> Slot:
+    """The slot that a media is in, or was when its entity went."""
+    return slots.named(media.slot) if media.slot else slots.LIBRARY
+
+
+def has_bytes(sha256: str) -> Combinable:
+    """Media that hold these very bytes, in the trash or not: what is there need not come again."""
+    return (Media.sha256 == sha256) & Media.lost_at.is_null() & _NOT_SINGLE
 
 
 async def _checked(services: Services, file: ReceivedFile, place: Place) -> FileType:
@@ -251,10 +269,11 @@ def _mebibytes(size: int) -> str:
     return f"{size / 1024**2:g} MiB"
 
 
-def _new_key(services: Services, owner: Viewer, place: Place, found: FileType) -> str:
+def new_key(services: Services, owner: uuid.UUID, place: Place, found: FileType) -> str:
+    """A key that was never used, for an original at this place."""
     now = datetime.now(UTC)
     if place.entity is None:
-        return key_without_entity(media_type=found.kind, user_id=owner.id, extension=found.extension, now=now)
+        return key_without_entity(media_type=found.kind, user_id=owner, extension=found.extension, now=now)
     return services.key_template.key(
         entity_type=place.entity.kind,
         media_type=found.kind,
@@ -267,16 +286,32 @@ def _new_key(services: Services, owner: Viewer, place: Place, found: FileType) -
 
 async def _put(services: Services, ticket: UploadTicket) -> None:
     file = ticket.file
-    try:
+    with storage_answers("An upload could not be stored"):
         await services.storage.put(ticket.key, file.path, size=file.size, content_type=ticket.type.content_type)
+
+
+@contextmanager
+def storage_answers(otherwise: str) -> Iterator[None]:
+    """Raises StorageFailed, and logs `otherwise`, when the storage has trouble within the block."""
+    try:
+        yield
     except StorageError as error:
-        logger.error("An upload could not be stored: %r", error)  # noqa: TRY400 - its own errors need no traceback
+        logger.error("%s: %r", otherwise, error)  # noqa: TRY400 - its own errors need no traceback
         raise StorageFailed("The storage does not answer. Nothing was kept; try again later.") from error
 
 
-async def _discard(services: Services, ticket: UploadTicket) -> None:
+async def abandon(services: Services, key: str, upload_id: str) -> None:
+    """Abort an upload in parts that has no row, if that can be done now."""
     try:
-        await services.storage.delete([ticket.key])
+        await services.storage.abort_multipart(key, upload_id)
+    except StorageError as error:
+        logger.warning("An upload in parts without a row could not be aborted: %r", error)
+
+
+async def discard(services: Services, key: str) -> None:
+    """Delete bytes without a row, if that can be done now."""
+    try:
+        await services.storage.delete([key])
     except StorageError as error:
         # What the database said is the answer; the bytes are left to the sweep.
         logger.warning("Bytes without a row could not be deleted: %r", error)

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import strawberry
 
-from app import access, accounts, entities, tables, usage
+from app import access, accounts, entities, tables, upload_sessions, usage
 from app.accounts import SignIn
 from app.errors import HeirloomError
 from app.keyset import Page
@@ -17,6 +17,7 @@ from graphql_schema.nodes import User
 from graphql_schema.paging import Connection
 from graphql_schema.people import Person, Profile
 from graphql_schema.scalars import BigInt
+from graphql_schema.upload_sessions import UploadSession
 
 Row = strawberry.Parent[tables.UserAccount]
 
@@ -45,6 +46,10 @@ class Viewer:
     @strawberry.field
     async def people(self, info: Info, first: int | None = 30, after: str | None = None) -> Connection[Person]:
         return view(Connection[Person], await _owned(info, EntityKind.PERSON, first, after))
+
+    @strawberry.field(description="Uploads that were begun and not finished.")
+    async def upload_sessions(self, info: Info) -> list[UploadSession]:
+        return view(list[UploadSession], await upload_sessions.unfinished(info.context.services, _viewer(info)))
 
     @strawberry.field
     async def storage(self, info: Info) -> StorageUsage:

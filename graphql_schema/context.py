@@ -37,7 +37,7 @@ class Context:
     async def for_operation(self) -> Context:
         """Raises Unauthenticated when a socket's session has ended since it was opened."""
         viewer = await authenticate(self.services.tokens, self.authorization) if self.on_socket else self.viewer
-        return replace(self, viewer=viewer, _loaders=Loaders(viewer))
+        return replace(self, viewer=viewer, _loaders=Loaders(self.services, viewer))
 
 
 Info: TypeAlias = strawberry.Info[Context, None]

@@ -12,7 +12,7 @@ from app import media
 from app.errors import ErrorCode
 from app.keyset import Order
 from app.stages import Stage
-from app.tables import MediaStatus, UserRole
+from app.tables import MediaStatus, UploadMethod, UploadState, UserRole
 from processing.failures import FailureCode
 from processing.kinds import MediaKind
 from processing.variants import VariantName
@@ -53,6 +53,10 @@ _public(
     READY="Analysed, with all its variants stored.",
     FAILED="Processing gave up; `failure` says why. The original stays downloadable.",
 )
+_public(
+    UploadMethod, SINGLE="One PUT to `uploadUrl`.", MULTIPART="Parts of `partSize` bytes, each PUT to its own URL."
+)
+_public(UploadState)
 _public(Stage, name="ProcessingStage")
 _public(
     FailureCode,

@@ -12,9 +12,11 @@ from typing import Any, TypeVar
 
 from aiodataloader import DataLoader
 
-from app import accounts, entities, media, people, profiles
+from app import accounts, entities, media, people, profiles, upload_sessions
 from app.access import Viewer
 from app.tables import Entity, Media, Person, Profile, UserAccount, Variant
+from app.wiring import Services
+from storage.base import StoredPart
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -39,7 +41,7 @@ def _many_each(load: Callable[[Sequence[K]], Awaitable[Sequence[V]]], key: Calla
 
 
 class Loaders:
-    def __init__(self, viewer: Viewer | None) -> None:
+    def __init__(self, services: Services, viewer: Viewer | None) -> None:
         self.users: DataLoader[uuid.UUID, UserAccount | None] = _one_each(accounts.load, lambda user: user.id)
         self.entities: DataLoader[uuid.UUID, Entity | None] = _one_each(
             lambda ids: entities.load(viewer, ids), lambda entity: entity.id
@@ -56,6 +58,7 @@ class Loaders:
             lambda places: media.in_slots(viewer, places), lambda row: (row.entity, row.slot)
         )
         self.variants: DataLoader[uuid.UUID, list[Variant]] = _many_each(media.variants_of, lambda row: row.media)
+        self.arrived: DataLoader[uuid.UUID, Sequence[StoredPart]] = _arrived(services, viewer)
 
     def clear_all(self) -> None:
         loaders: list[DataLoader[Any, Any]] = list(vars(self).values())
@@ -67,5 +70,13 @@ def _of_people(viewer: Viewer | None) -> DataLoader[uuid.UUID, Entity | None]:
     async def batch(people_ids: list[uuid.UUID]) -> list[Entity | None]:
         found = await profiles.of_people(viewer, people_ids)
         return [found.get(person_id) for person_id in people_ids]
+
+    return DataLoader(batch)
+
+
+def _arrived(services: Services, viewer: Viewer | None) -> DataLoader[uuid.UUID, Sequence[StoredPart]]:
+    async def batch(ids: list[uuid.UUID]) -> list[Sequence[StoredPart]]:
+        found = await upload_sessions.arrived(services, viewer, ids)
+        return [found.get(session_id, ()) for session_id in ids]
 
     return DataLoader(batch)

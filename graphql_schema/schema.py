@@ -9,7 +9,7 @@ from strawberry.schema.config import StrawberryConfig
 from strawberry.tools import merge_types
 from strawberry.types import ExecutionContext
 
-from app import accounts
+from app import accounts, upload_sessions
 from graphql_schema.accounts import AccountMutation, AccountQuery
 from graphql_schema.context import Info, OperationContext
 from graphql_schema.errors import CodedErrors, view
@@ -19,6 +19,7 @@ from graphql_schema.nodes import Node, User, as_uuid
 from graphql_schema.people import PeopleMutation, PeopleQuery, Person, Profile
 from graphql_schema.processing import Subscription
 from graphql_schema.scalars import SCALARS
+from graphql_schema.upload_sessions import UploadSession, UploadSessionMutation, UploadSessionQuery
 from graphql_schema.uploads import UploadMutation
 
 MAX_TOKENS = 2_000  # of a document; GraphiQL's introspection query has 400
@@ -37,12 +38,15 @@ class NodeQuery:
             await loaders.entities.load(wanted)
             or await loaders.media.load(wanted)
             or await accounts.find(info.context.viewer, wanted)
+            or await upload_sessions.find(info.context.viewer, wanted)
         )
         return view(Node, found)
 
 
-Query = merge_types("Query", (NodeQuery, AccountQuery, MediaQuery, PeopleQuery))
-Mutation = merge_types("Mutation", (AccountMutation, PeopleMutation, UploadMutation, MediaMutation))
+Query = merge_types("Query", (NodeQuery, AccountQuery, MediaQuery, PeopleQuery, UploadSessionQuery))
+Mutation = merge_types(
+    "Mutation", (AccountMutation, PeopleMutation, UploadMutation, UploadSessionMutation, MediaMutation)
+)
 
 
 def _limit_tokens() -> MaxTokensLimiter:
@@ -70,7 +74,7 @@ schema = Schema(
     query=Query,
     mutation=Mutation,
     subscription=Subscription,
-    types=[User, Person, Profile, Media],
+    types=[User, Person, Profile, Media, UploadSession],
     extensions=[CodedErrors, OperationContext, _limit_tokens, _few_mutations, _cache_documents, _cache_validation],
     config=StrawberryConfig(scalar_map=dict(SCALARS)),
 )

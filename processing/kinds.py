@@ -51,3 +51,47 @@ FILE_TYPES: Final = (
     *(MP3, M4A, OGG, WAV, FLAC),
     PDF,
 )
+
+# What browsers and operating systems call them besides.
+_ALIASES: Final = {
+    "image/jpg": JPEG,
+    "image/pjpeg": JPEG,
+    "image/x-png": PNG,
+    "image/heic-sequence": HEIC,
+    "image/heif-sequence": HEIF,
+    "image/tif": TIFF,
+    "image/x-ms-bmp": BMP,
+    "image/x-bmp": BMP,
+    "video/x-m4v": MP4,
+    "application/mp4": MP4,
+    "video/x-matroska": MKV,
+    "video/avi": AVI,
+    "video/msvideo": AVI,
+    "video/x-msvideo": AVI,
+    "audio/mp3": MP3,
+    "audio/x-mp3": MP3,
+    "audio/x-mpeg": MP3,
+    "audio/m4a": M4A,
+    "audio/x-m4a": M4A,
+    "audio/opus": OGG,
+    "application/ogg": OGG,
+    "audio/wave": WAV,
+    "audio/x-wav": WAV,
+    "audio/vnd.wave": WAV,
+    "audio/x-flac": FLAC,
+    "application/x-pdf": PDF,
+}
+_CLAIMS: Final = {**{each.content_type: each for each in FILE_TYPES}, **_ALIASES}
+
+# One container format, told apart by brands that its writers get wrong: clients, who go by the file's name, can't know.
+_FAMILIES: Final = (frozenset({MP4, MOV, M4A}), frozenset({HEIC, HEIF}), frozenset({WEBM, MKV}))
+
+
+def claimed(content_type: str) -> FileType | None:
+    """The type that a client's media type (RFC 9110, 8.3.1; parameters are left aside) names; None: none of ours."""
+    return _CLAIMS.get(content_type.partition(";")[0].strip().lower())
+
+
+def may_be(claim: FileType, found: FileType) -> bool:
+    """Whether bytes that were found to be one type may have been claimed to be another in good faith."""
+    return claim == found or any({claim, found} <= family for family in _FAMILIES)
