@@ -1,6 +1,6 @@
 """Signed URLs of local storage, served: what S3 does by itself in the other shapes.
 
-The signature is all the authority there is, so no cookie or token is looked at and any origin may read.
+The signature is all the authority there is, so no cookie or token is looked at and any origin may read and write.
 """
 
 import re
@@ -8,12 +8,15 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from litestar import Request, Response, Router, route
+from litestar import Request, Response, Router, put, route
 from litestar.background_tasks import BackgroundTask
-from litestar.enums import HttpMethod
+from litestar.enums import HttpMethod, ScopeType
 from litestar.params import FromPath
 from litestar.response import Stream
+from litestar.response.base import ASGIResponse
+from litestar.types import ASGIApp, Receive, Scope, Send
 
+from app.file_uploads import ALWAYS, NEVER_KEPT, answer_preflight, receive_body
 from storage.base import InvalidKey, InvalidSignature, ObjectNotFound, StorageUnavailable, StoredObject
 from storage.disposition import content_disposition
 from storage.local import LocalStorage
@@ -25,24 +28,13 @@ FILES_PATH = "/files"
 _RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})", re.ASCII)
 _ETAG = re.compile(r'(?:W/)?("[^"]*")')
 
-ALWAYS = {
-    "Access-Control-Allow-Origin": "*",
-    "Access-Control-Expose-Headers": "Accept-Ranges, Content-Disposition, Content-Length, Content-Range, ETag",
-    # An <img> on another site's page needs this where that page isolates itself.
-    "Cross-Origin-Resource-Policy": "cross-origin",
-    # Nothing of a file runs; the browser's own page around a film needs its source and its style.
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; media-src 'self'; sandbox",
-    "Referrer-Policy": "no-referrer",  # the address is the credential
-    "X-Content-Type-Options": "nosniff",
-}
-
 
 class RangeNotSatisfiable(Exception):
     """A well-formed range of which the object holds not one byte."""
 
 
 def file_routes(storage: LocalStorage) -> Router:
-    """GET and HEAD of `/files/{key}` for the URLs that `storage.presign_get` makes."""
+    """`/files/{key}` for the URLs that `storage` signs: GET and HEAD, PUT of an object or a part, and preflights."""
 
     @route("/{key:path}", http_method=[HttpMethod.GET, HttpMethod.HEAD], include_in_schema=False)
     async def serve_file(request: Request[Any, Any, Any], key: FromPath[str]) -> Response[Any]:
@@ -60,7 +52,24 @@ def file_routes(storage: LocalStorage) -> Router:
             return _refusal(503, "the storage is not available")
         return _answer(request, storage, stored, access, now)
 
-    return Router(FILES_PATH, route_handlers=[serve_file])
+    # Litestar's limit is for bodies that are held in memory. The size here is the signed one.
+    @put("/{key:path}", request_max_body_size=None, include_in_schema=False)
+    async def receive_file(request: Request[Any, Any, Any], key: FromPath[str]) -> ASGIResponse:
+        return await receive_body(request, storage, key.removeprefix("/"))
+
+    # Preflights first: the others would come with Litestar's own answer to OPTIONS, which then stays.
+    return Router(FILES_PATH, route_handlers=[answer_preflight, serve_file, receive_file])
+
+
+def for_any_origin(app: ASGIApp) -> ASGIApp:
+    """`app` without its CORS settings for files, whose routes answer any origin themselves: those are the API's."""
+
+    async def without_origin(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == ScopeType.HTTP and scope["path"].startswith(f"{FILES_PATH}/"):
+            scope["headers"] = [header for header in scope["headers"] if header[0] != b"origin"]
+        await app(scope, receive, send)
+
+    return without_origin
 
 
 def _answer(
@@ -103,7 +112,7 @@ def _headers(stored: StoredObject, access: SignedAccess, now: datetime) -> dict[
 
 
 def _refusal(status: int, reason: str, extra: dict[str, str] | None = None) -> Response[Any]:
-    headers = ALWAYS | {"Cache-Control": "no-store"} | (extra or {})
+    headers = ALWAYS | NEVER_KEPT | (extra or {})
     return Response({"error": reason}, status_code=status, headers=headers)
 
 

@@ -11,7 +11,7 @@ from litestar.response import Redirect
 
 from app.access import Viewer
 from app.auth import authenticate
-from app.files import file_routes
+from app.files import file_routes, for_any_origin
 from app.health import health_routes
 from app.pages import page_routes
 from app.wiring import Services
@@ -47,12 +47,14 @@ def create_app(services: Services) -> Litestar:
         allowed_origins=settings.allowed_origins,
     )
     files = [file_routes(services.storage)] if isinstance(services.storage, LocalStorage) else []
-    return Litestar(
+    app = Litestar(
         route_handlers=[to_graphiql, graphql, *page_routes(), *health_routes(services), *files],
         cors_config=_cors(settings.allowed_origins),
         openapi_config=None,
         logging_config=None,  # the process decides
     )
+    app.asgi_handler = for_any_origin(app.asgi_handler)  # nothing else comes before Litestar's own CORS
+    return app
 
 
 @get("/", include_in_schema=False)

@@ -27,6 +27,7 @@ from strawberry.types import ExecutionResult
 from strawberry.types.graphql import OperationType
 from strawberry.types.unset import UnsetType
 
+from app.bodies import patient
 from app.errors import Unauthenticated
 from graphql_schema.errors import coded
 from graphql_schema.multipart import UploadLimits, parse
@@ -36,6 +37,7 @@ from graphql_schema.refusals import (
     MalformedRequest,
     MethodNotAllowed,
     MutationNeedsPost,
+    RequestTimeout,
     RequestTooLarge,
     SpoolFailed,
     UnsupportedMediaType,
@@ -43,7 +45,7 @@ from graphql_schema.refusals import (
     negotiate,
     respond,
 )
-from graphql_schema.requests import GraphQLRequest, patient, request_data
+from graphql_schema.requests import GraphQLRequest, request_data
 from graphql_schema.sockets import TransportHandler, socket_authorization
 
 # A page of another site can send a multipart form with the reader's credentials unasked, but none of these headers:
@@ -160,7 +162,7 @@ class StrictController(GraphQLController[Any, None]):
         if (request.content_length or 0) > self.json_bytes:
             raise too_large
         body = bytearray()
-        async for chunk in patient(request.stream()):
+        async for chunk in patient(request.stream(), RequestTimeout):
             body += chunk
             if len(body) > self.json_bytes:
                 raise too_large
@@ -177,7 +179,7 @@ class StrictController(GraphQLController[Any, None]):
         limits = self.limits if request.keep_files else self._anonymous_limits
         try:
             request.parsed = await parse(
-                patient(request.stream()),
+                patient(request.stream(), RequestTimeout),
                 content_type,
                 limits=limits,
                 scratch=self.scratch,

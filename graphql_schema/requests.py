@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable
 from typing import Any
 
 from litestar import Request
 from strawberry.http import GraphQLRequestData
 
 from graphql_schema.multipart import Parsed
-from graphql_schema.refusals import MalformedRequest, RequestTimeout
+from graphql_schema.refusals import MalformedRequest
 
 # GraphiQL's introspection query has 1,500, and parsed documents are kept: see schema.CACHED_DOCUMENTS.
 QUERY_CHARACTERS = 32 * 1024
-STALL_SECONDS = 30.0
 
 
 class GraphQLRequest(Request[Any, Any, Any]):
@@ -22,20 +19,6 @@ class GraphQLRequest(Request[Any, Any, Any]):
 
     keep_files = False
     parsed: Parsed | None = None
-
-
-async def patient(stream: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
-    """The stream as long as something comes: half a body would hold its socket for ever. Raises RequestTimeout."""
-    chunks = aiter(stream)
-    while True:
-        try:
-            async with asyncio.timeout(STALL_SECONDS):
-                chunk = await anext(chunks)
-        except StopAsyncIteration:
-            return
-        except TimeoutError as error:
-            raise RequestTimeout(f"Nothing came for {STALL_SECONDS:.0f} seconds in the middle of the body.") from error
-        yield chunk
 
 
 def request_data(item: Any) -> GraphQLRequestData:

@@ -1,41 +1,50 @@
-"""Objects as files below one folder, served by our own routes behind signed URLs."""
+"""Objects as files below one folder, served and received by our own routes behind signed URLs."""
 
 import asyncio
 import errno
 import os
-import secrets
-import shutil
 import stat
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from io import FileIO
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from storage.base import (
     CHUNK_BYTES,
+    MAX_PARTS,
     InvalidKey,
     ObjectNotFound,
+    OpenUpload,
+    SetUp,
+    SetUpStep,
+    SignedRequest,
     SignedUrl,
-    SizeMismatch,
     StorageUnavailable,
     StoredObject,
+    StoredPart,
 )
 from storage.disposition import safe_filename
 from storage.keys import check_content_type, content_type_of, validate_key, validate_prefix
+from storage.local_files import Incoming, failures, fill, join, publish
+from storage.local_listing import stored_object, walk
+from storage.local_parts import BeingEnded, PartsFolder
 from storage.signing import DEFAULT_LIFETIME, DEFAULT_WINDOW, SigningWindow, UrlSigner, disposition_for
 
-INCOMING = ".incoming"  # no key can begin with a dot
-LIST_BATCH = 500  # objects a thread's hop: a hop costs as much as some twenty stats
-FOLDER_RACE_ATTEMPTS = 20  # deletes may remove the folder that a put has just made; each loses some 50 µs
+T = TypeVar("T")
 
-# Not ours to judge: these mean that a hard link can't be had here, and a copy is made instead.
-_NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS}
+# No key can begin with a dot.
+INCOMING = ".incoming"
+UPLOADS = ".uploads"
+LIST_BATCH = 500  # objects a thread's hop: a hop costs as much as some twenty stats
+COMPLETIONS = 2  # at once: each has a thread to itself while it copies, and reading needs threads too
+ENDING_POLL_SECONDS = 0.05
 
 
 class LocalStorage:
-    """`base_url` is where `app.files` is mounted, `/files` included. The folder is made when it is missing."""
+    """`base_url` is where `app.files` is mounted, `/files` included. The folders are made when they are missing."""
 
     name = "local"
     bucket = None
@@ -49,16 +58,25 @@ class LocalStorage:
         lifetime: timedelta = DEFAULT_LIFETIME,
         window: timedelta = DEFAULT_WINDOW,
     ) -> None:
-        (root / INCOMING).mkdir(parents=True, exist_ok=True)
         self.signer = signer
         self._root = root.resolve()
-        self._incoming = self._root / INCOMING
+        self._incoming = Incoming(self._root / INCOMING)
+        self._parts = PartsFolder(self._root / UPLOADS, self._incoming)
+        self._completions = asyncio.Semaphore(COMPLETIONS)
         self._base_url = base_url.rstrip("/")
         self._window = SigningWindow(lifetime=lifetime, window=window)
+        self._set_up()
 
     async def put(self, key: str, source: bytes | Path, *, size: int, content_type: str) -> StoredObject:
         check_content_type(key, content_type)
         return await asyncio.to_thread(self._put, key, source, size)
+
+    async def receive(self, key: str, chunks: AsyncIterable[bytes], *, size: int) -> StoredObject:
+        """`put` of a stream. Raises SizeMismatch as soon as it is too long, and what the stream raises."""
+        content_type_of(key)  # raises InvalidKey
+        path = await asyncio.to_thread(self._checked, key)
+        async with self._incoming.received(chunks, size) as finished:
+            return await asyncio.to_thread(self._publish, key, finished, path)
 
     async def open(self, key: str, *, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         if start < 0 or (end is not None and end < 0):
@@ -87,11 +105,58 @@ class LocalStorage:
         await asyncio.to_thread(self._delete, [self._checked(key) for key in keys])
 
     async def list(self, prefix: str) -> AsyncGenerator[StoredObject, None]:
-        folder = validate_prefix(prefix).rpartition("/")[0]
-        found = self._walk(f"{folder}/" if folder else "", prefix)
+        folder = validate_prefix(prefix)[: prefix.rfind("/") + 1]
+        await asyncio.to_thread(self._checked, f"{folder}x")
+        found = walk(self._root, folder, prefix)
         while batch := await asyncio.to_thread(_batch, found):
             for stored in batch:
                 yield stored
+
+    async def copy(self, source: str, target: str) -> StoredObject:
+        check_content_type(target, content_type_of(source))
+        return await asyncio.to_thread(self._copy, source, target)
+
+    async def create_multipart(self, key: str, *, content_type: str) -> str:
+        check_content_type(validate_key(key), content_type)
+        return await asyncio.to_thread(self._parts.begin, key)
+
+    async def expect_upload(self, key: str, upload_id: str) -> None:
+        """Raises UploadNotFound unless it is open."""
+        await asyncio.to_thread(self._parts.expect, key, upload_id)
+
+    async def receive_part(
+        self, key: str, upload_id: str, number: int, chunks: AsyncIterable[bytes], *, size: int
+    ) -> StoredPart:
+        """A stream as a part. Raises as `receive` does, and UploadNotFound, also when the upload ends meanwhile."""
+        await self.expect_upload(key, upload_id)
+        async with self._incoming.received(chunks, size) as finished:
+            return await asyncio.to_thread(self._parts.take, key, upload_id, number, finished)
+
+    async def list_parts(self, key: str, upload_id: str) -> Sequence[StoredPart]:
+        return await asyncio.to_thread(self._parts.parts, validate_key(key), upload_id)
+
+    async def complete_multipart(self, key: str, upload_id: str, parts: Sequence[StoredPart]) -> None:
+        path = await asyncio.to_thread(self._checked, key)
+
+        async def complete() -> None:
+            async with self._completions:
+                await asyncio.to_thread(
+                    self._parts.complete, key, upload_id, parts, lambda finished: publish(finished, path)
+                )
+
+        await _in_turn(complete)
+
+    async def abort_multipart(self, key: str, upload_id: str) -> None:
+        await _in_turn(lambda: asyncio.to_thread(self._parts.abort, validate_key(key), upload_id))
+
+    async def list_multiparts(self) -> AsyncGenerator[OpenUpload, None]:
+        found = filter(None, map(self._parts.upload, await asyncio.to_thread(self._parts.names)))
+        while batch := await asyncio.to_thread(_batch, found):
+            for upload in batch:
+                yield upload
+
+    async def set_up(self) -> Sequence[SetUpStep]:
+        return await asyncio.to_thread(self._set_up)
 
     async def ready(self) -> None:
         await asyncio.to_thread(self._ready)
@@ -107,9 +172,29 @@ class LocalStorage:
         )
         return SignedUrl(f"{self._base_url}/{key}?{query}", period.expires_at)
 
+    def presign_put(
+        self, key: str, *, size: int, content_type: str, now: datetime, expires_in: timedelta
+    ) -> SignedRequest:
+        check_content_type(validate_key(key), content_type)
+        expires = _expiry(now, expires_in)
+        query = self.signer.put_query(key, size=size, content_type=content_type, expires=expires)
+        return self._request(key, query, {"Content-Type": content_type}, expires)
+
+    def presign_part(
+        self, key: str, upload_id: str, number: int, *, size: int, now: datetime, expires_in: timedelta
+    ) -> SignedRequest:
+        if not 1 <= number <= MAX_PARTS:
+            raise ValueError(f"parts are numbered from 1 to {MAX_PARTS}, not {number}")
+        expires = _expiry(now, expires_in)
+        query = self.signer.part_query(validate_key(key), upload_id, number, size=size, expires=expires)
+        return self._request(key, query, {}, expires)
+
     async def sweep(self, *, older_than: datetime) -> int:
-        """Remove what interrupted puts left in the folder of unfinished files; how many there were."""
+        """Remove what interrupted puts, completions and aborts left; how many of them there were."""
         return await asyncio.to_thread(self._sweep, older_than)
+
+    def _request(self, key: str, query: str, headers: dict[str, str], expires: int) -> SignedRequest:
+        return SignedRequest(f"{self._base_url}/{key}?{query}", headers, datetime.fromtimestamp(expires, UTC))
 
     def _checked(self, key: str) -> Path:
         """The file of `key`. A symbolic link on the way, even one of the operator's, does not lead out of the root."""
@@ -120,29 +205,24 @@ class LocalStorage:
 
     def _put(self, key: str, source: bytes | Path, size: int) -> StoredObject:
         path = self._checked(key)
-        temporary = self._incoming / secrets.token_hex(16)
-        try:
-            facts = _fill(temporary, source, size)
-            self._publish(temporary, path)
-        except OSError as error:
-            raise StorageUnavailable(f"storing {key} failed: {error.strerror}") from error
-        finally:
-            # Also after success: rename does nothing, and leaves both names, when they are links to one file, as when
-            # the same source is stored twice under the same key.
-            temporary.unlink(missing_ok=True)
-        return _stored(key, facts)
+        with failures(f"storing {key}"), self._incoming.unfinished() as temporary:
+            facts = fill(temporary, source, size)
+            publish(temporary, path)
+        return stored_object(key, facts)
 
-    def _publish(self, temporary: Path, path: Path) -> None:
-        for attempt in range(FOLDER_RACE_ATTEMPTS):
-            try:
-                made = _make_folders(path.parent)
-                temporary.replace(path)
-                break
-            except (FileNotFoundError, FileExistsError):  # mkdir reports a folder that goes as one that "exists"
-                if attempt == FOLDER_RACE_ATTEMPTS - 1:
-                    raise
-        for folder in (path.parent, *made):
-            _fsync(folder)
+    def _publish(self, key: str, finished: Path, path: Path) -> StoredObject:
+        with failures(f"storing {key}"):
+            facts = finished.stat()
+            publish(finished, path)
+        return stored_object(key, facts)
+
+    def _copy(self, source: str, target: str) -> StoredObject:
+        path = self._checked(target)
+        # Not a link: its time would be that of both, and a new object must not look as old as the other one.
+        with self._open(source) as original, failures(f"copying {source}"), self._incoming.unfinished() as temporary:
+            facts = join(temporary, [original])
+            publish(temporary, path)
+        return stored_object(target, facts)
 
     def _open(self, key: str) -> FileIO:
         # An object, not a bare descriptor: a reader cancelled while this thread runs drops it, which closes it.
@@ -163,7 +243,7 @@ class LocalStorage:
             raise _missing_or_unavailable(key, error) from error
         if not stat.S_ISREG(facts.st_mode):
             raise ObjectNotFound(key)
-        return _stored(key, facts)
+        return stored_object(key, facts)
 
     def _delete(self, paths: Sequence[Path]) -> None:
         for path in paths:
@@ -181,93 +261,22 @@ class LocalStorage:
                 folder.rmdir()
                 folder = folder.parent
 
-    def _walk(self, folder: str, prefix: str) -> Iterator[StoredObject]:
-        try:
-            with os.scandir(self._checked(folder + "x").parent) as entries:
-                # A folder sorts as its name with the slash: `a.jpg` and `a-b/` come before `a/`, as on S3.
-                named = sorted((f"{e.name}/" if e.is_dir(follow_symlinks=False) else e.name, e) for e in entries)
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        except OSError as error:
-            raise StorageUnavailable(f"listing {folder} failed: {error.strerror}") from error
-        for name, entry in named:
-            key = folder + name
-            if name.startswith("."):
-                continue
-            if name.endswith("/"):
-                if key.startswith(prefix) or prefix.startswith(key):
-                    yield from self._walk(key, prefix)
-            elif key.startswith(prefix) and entry.is_file(follow_symlinks=False):
-                with suppress(FileNotFoundError, InvalidKey):  # deleted meanwhile; put here by somebody else
-                    yield _stored(validate_key(key), entry.stat(follow_symlinks=False))
+    def _set_up(self) -> Sequence[SetUpStep]:
+        steps = []
+        for folder in (self._incoming.folder, self._parts.folder):
+            there = folder.is_dir()
+            with failures(f"making {folder}"):
+                folder.mkdir(parents=True, exist_ok=True)
+            steps.append(SetUpStep(f"folder {folder}", SetUp.THERE if there else SetUp.DONE))
+        return steps
 
     def _ready(self) -> None:
-        if not os.access(self._incoming, os.W_OK | os.X_OK):
-            raise StorageUnavailable(f"{self._incoming} is missing or cannot be written to")
+        for folder in (self._incoming.folder, self._parts.folder):
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise StorageUnavailable(f"{folder} is missing or cannot be written to")
 
     def _sweep(self, older_than: datetime) -> int:
-        swept = 0
-        for path in self._incoming.iterdir():
-            with suppress(FileNotFoundError):
-                # ctime: a hard link's mtime is set only once it is complete
-                if path.lstat().st_ctime < older_than.timestamp():
-                    path.unlink()
-                    swept += 1
-        return swept
-
-
-def _fill(temporary: Path, source: bytes | Path, size: int) -> os.stat_result:
-    """Make `temporary` hold exactly the `size` bytes of `source`, durably."""
-    if isinstance(source, bytes):
-        if len(source) != size:
-            raise SizeMismatch(f"{len(source)} bytes were given, {size} announced")
-        temporary.write_bytes(source)
-    elif not _link(source, temporary):
-        shutil.copyfile(source, temporary)
-    facts = temporary.stat()
-    if facts.st_size != size:
-        raise SizeMismatch(f"the source has {facts.st_size} bytes, {size} were announced")
-    # A link keeps its source's time, by which a sweep for orphans would take a new object for an old one.
-    os.utime(temporary)
-    _fsync(temporary)
-    return temporary.stat()
-
-
-def _link(source: Path, temporary: Path) -> bool:
-    if source.is_symlink():  # Linux would link the link
-        return False
-    try:
-        temporary.hardlink_to(source)
-    except OSError as error:
-        if error.errno in _NO_LINK:
-            return False
-        raise
-    return True
-
-
-def _make_folders(folder: Path) -> list[Path]:
-    """Make `folder`; the folders that thereby got a new entry."""
-    changed = []
-    missing = folder
-    while not missing.exists():
-        missing = missing.parent
-        changed.append(missing)
-    folder.mkdir(parents=True, exist_ok=True)
-    return changed
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _stored(key: str, facts: os.stat_result) -> StoredObject:
-    etag = f'"{facts.st_ino:x}-{facts.st_mtime_ns:x}-{facts.st_size:x}"'
-    modified = datetime.fromtimestamp(facts.st_mtime, UTC)
-    return StoredObject(key, facts.st_size, content_type_of(key), etag, modified)
+        return self._incoming.sweep(older_than) + self._parts.sweep(older_than)
 
 
 def _missing_or_unavailable(key: str, error: OSError) -> ObjectNotFound | StorageUnavailable:
@@ -276,5 +285,20 @@ def _missing_or_unavailable(key: str, error: OSError) -> ObjectNotFound | Storag
     return StorageUnavailable(f"reading {key} failed: {error.strerror}")
 
 
-def _batch(found: Iterator[StoredObject]) -> list[StoredObject]:
+def _expiry(now: datetime, expires_in: timedelta) -> int:
+    if now.tzinfo is None:
+        raise ValueError("the time of signing needs a time zone")
+    return int((now + expires_in).timestamp())
+
+
+def _batch(found: Iterator[T]) -> list[T]:
     return list(islice(found, LIST_BATCH))
+
+
+async def _in_turn(end: Callable[[], Awaitable[None]]) -> None:
+    """Once nobody else is ending the same upload. It is waited for without a thread, for it may take minutes."""
+    while True:
+        try:
+            return await end()
+        except BeingEnded:
+            await asyncio.sleep(ENDING_POLL_SECONDS)

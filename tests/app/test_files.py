@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import httpx
@@ -15,7 +16,7 @@ from app.settings import Settings
 from storage.signing import Disposition, UrlSigner
 from tests.client import Account, Json
 from tests.pictures import photograph, tiny_pdf
-from tests.server import SECRET_KEY, Server
+from tests.server import SECRET_KEY, Server, running
 
 LIFETIME: timedelta = Settings().url_lifetime
 CONTENT = photograph(64, 48)
@@ -174,9 +175,34 @@ async def test_a_token_is_no_signature(ada: Account, media: Json) -> None:
 
 
 async def test_only_get_and_head(anybody: httpx.AsyncClient, media: Json) -> None:
-    for method in ("PUT", "POST", "DELETE", "PATCH"):
+    for method in ("POST", "DELETE", "PATCH"):
         assert (await anybody.request(method, media["url"], content=b"other")).status_code == 405
+    assert (await anybody.put(media["url"], content=b"other")).status_code == 403
     assert (await anybody.get(media["url"])).content == CONTENT
+
+
+async def test_any_origin_may_read_and_write_whatever_the_api_allows(
+    anybody: httpx.AsyncClient, database_dsn: str, tmp_path: Path
+) -> None:
+    ours, another = "https://ours.example", "https://another.example"
+    preflight = {"Access-Control-Request-Method": "PUT", "Access-Control-Request-Headers": "content-type"}
+    with running(tmp_path, database_dsn, worker=False, allowed_origins=ours) as server:
+        file, api = f"{server.url}/files/image/a.jpg", f"{server.url}/graphql"
+        for origin in (ours, another):
+            asked = await anybody.options(file, headers=preflight | {"Origin": origin})
+            assert (asked.status_code, asked.headers["access-control-allow-origin"]) == (204, "*")
+            assert asked.headers["access-control-allow-methods"] == "GET, HEAD, PUT"
+            assert asked.headers["access-control-allow-headers"] == "content-type"
+            for method in ("GET", "PUT"):
+                refused = await anybody.request(method, file, headers={"Origin": origin}, content=b"")
+                assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (403, "*")
+        # The API's own settings stay as they were.
+        asking = {"Access-Control-Request-Method": "POST"}
+        allowed = await anybody.options(api, headers=asking | {"Origin": ours})
+        assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (204, ours)
+        denied = await anybody.options(api, headers=asking | {"Origin": another})
+        assert denied.status_code == 400
+        assert "access-control-allow-origin" not in denied.headers
 
 
 async def test_a_url_stays_the_same_for_some_minutes(ada: Account, media: Json) -> None:

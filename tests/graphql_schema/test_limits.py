@@ -13,11 +13,12 @@ import httpx
 import pytest
 import websockets
 
-from graphql_schema import requests
+from app import bodies
+from app.bodies import patient
 from graphql_schema.controller import ANONYMOUS_BYTES
 from graphql_schema.limits import ROOT_MUTATIONS
 from graphql_schema.refusals import RequestTimeout
-from graphql_schema.requests import QUERY_CHARACTERS, patient
+from graphql_schema.requests import QUERY_CHARACTERS
 from graphql_schema.schema import MAX_TOKENS
 from tests.client import UPLOAD_BATCH, Account, Client, Json
 from tests.footprint import footprint
@@ -263,7 +264,7 @@ async def test_a_small_upload_of_nobodys_is_refused_as_data(unattended: Server, 
 
 
 async def test_a_body_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requests, "STALL_SECONDS", 0.05)
+    monkeypatch.setattr(bodies, "STALL_SECONDS", 0.05)
     closed = asyncio.Event()
 
     async def stalling() -> AsyncGenerator[bytes, None]:
@@ -273,7 +274,7 @@ async def test_a_body_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -
         finally:
             closed.set()
 
-    chunks = patient(stalling())
+    chunks = patient(stalling(), RequestTimeout)
     assert await anext(chunks) == b"half"
     with pytest.raises(RequestTimeout) as raised:
         await anext(chunks)
@@ -282,7 +283,7 @@ async def test_a_body_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -
 
 
 async def test_patience_is_with_each_chunk_and_not_with_their_reader(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requests, "STALL_SECONDS", 0.2)
+    monkeypatch.setattr(bodies, "STALL_SECONDS", 0.2)
 
     async def slow() -> AsyncGenerator[bytes, None]:
         for number in range(4):
@@ -290,7 +291,7 @@ async def test_patience_is_with_each_chunk_and_not_with_their_reader(monkeypatch
             yield bytes([number])
 
     received = []
-    async for chunk in patient(slow()):
+    async for chunk in patient(slow(), RequestTimeout):
         received.append(chunk)
         if len(received) == 1:
             await asyncio.sleep(0.3)  # a disk that is slow, and no fault of the client's

@@ -195,8 +195,9 @@ async def test_a_deleted_object(
 
 
 async def test_only_get_and_head(http: httpx.AsyncClient, url: str, local_storage: LocalStorage) -> None:
-    for method in ("POST", "PUT", "DELETE", "PATCH"):
+    for method in ("POST", "DELETE", "PATCH"):
         assert (await http.request(method, url, content=b"x")).status_code == 405
+    assert (await http.put(url, content=b"x")).status_code == 403
     assert (await http.get(url)).content == CONTENT
 
 

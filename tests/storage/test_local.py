@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from storage.base import InvalidKey, ObjectNotFound, SizeMismatch, StorageUnavailable
-from storage.local import INCOMING, LocalStorage
+from storage.local import INCOMING, UPLOADS, LocalStorage
 from storage.signing import UrlSigner
 from tests.contracts.waiting import eventually
 
@@ -149,7 +149,7 @@ async def test_empty_folders_go_with_their_last_object(storage: LocalStorage, ro
     await storage.delete(["a/b/c.jpg"])
     assert not (root / "a/b").exists()
     await storage.delete(["a/d.jpg"])
-    assert names_in(root) == [INCOMING]
+    assert names_in(root) == [INCOMING, UPLOADS]
 
 
 async def test_puts_and_deletes_of_one_folder_at_once(storage: LocalStorage, root: Path) -> None:
@@ -160,7 +160,7 @@ async def test_puts_and_deletes_of_one_folder_at_once(storage: LocalStorage, roo
             await storage.delete([key])
 
     await asyncio.gather(*(come_and_go(f"a/b/{number}.jpg") for number in range(4)))
-    assert names_in(root) == [INCOMING]
+    assert names_in(root) == [INCOMING, UPLOADS]
 
 
 async def test_a_reader_never_sees_a_part(storage: LocalStorage) -> None:
