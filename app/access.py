@@ -13,7 +13,7 @@ from piccolo.columns.combination import WhereRaw
 from piccolo.custom_types import Combinable
 
 from app.errors import Forbidden, HeirloomError, NotFound, Unauthenticated
-from app.tables import Entity, Media, Moderation, UploadSession, UserAccount, UserRole
+from app.tables import Entity, Media, MediaStatus, Moderation, UploadSession, UserAccount, UserRole
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,15 @@ def signed_in(viewer: Viewer | None) -> Viewer:
 
 def visible_media(viewer: Viewer | None) -> Combinable:
     public = Media.is_public.eq(True) & (Media.moderation == Moderation.APPROVED.value) & Media.deleted_at.is_null()
+    public = public & stored_media()
     if viewer is None:
         return public
     return changeable_media(viewer) | public
+
+
+def stored_media() -> Combinable:
+    """Neither still to come, nor known to be gone."""
+    return (Media.status != MediaStatus.PENDING.value) & Media.lost_at.is_null()
 
 
 def changeable_media(viewer: Viewer) -> Combinable:

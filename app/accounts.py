@@ -43,6 +43,7 @@ async def create(
         display_name=text.line(display_name, "display_name"),
         password_hash=await services.passwords.hash(password),
         role=role.value,
+        quota_bytes=services.settings.quota_bytes or None,
         created_at=datetime.now(UTC),
     )
     try:

@@ -8,26 +8,29 @@ import getpass
 import logging
 import sys
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from app.settings import Settings, SettingsError, load
 
+T = TypeVar("T")
+
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status 0, or 2 with a sentence on standard error for what the user can mend."""
+    """Exit status 0; 1 when fault was found; 2 with a sentence on standard error for what the user can mend."""
     parser = _parser()
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     for noisy in ("pgqueuer", "uvicorn", "botocore", "aiobotocore"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        command: Callable[[argparse.Namespace], None] = options.command
-        command(options)
+        command: Callable[[argparse.Namespace], int | None] = options.command
+        return command(options) or 0
     except _told() as error:
         print(f"heirloom: {error}", file=sys.stderr)  # noqa: T201 - the command line speaks to people
         return 2
-    return 0
 
 
 def _told() -> tuple[type[Exception], ...]:
@@ -60,10 +63,45 @@ def _parser() -> argparse.ArgumentParser:
     admin.add_argument("--password-stdin", action="store_true", help="read the password from standard input")
     admin.set_defaults(command=_create_admin)
 
+    quota = commands.add_parser("quota", help="limit what an account may keep")
+    quota.add_argument("email")
+    quota.add_argument("bytes", type=_bytes, metavar="BYTES|none", help="trash and variants included")
+    quota.set_defaults(command=_quota)
+
+    _add_storage(commands.add_parser("storage", help="set the storage up, or compare it with the database"))
+
     export = commands.add_parser("export-schema", help="print the GraphQL schema, or write it to a file")
     export.add_argument("file", nargs="?", type=Path)
     export.set_defaults(command=_export_schema)
     return parser
+
+
+def _add_storage(storage: argparse.ArgumentParser) -> None:
+    commands = storage.add_subparsers(required=True, metavar="COMMAND")
+
+    init = commands.add_parser("init", help="make what the storage needs, where that is allowed")
+    init.set_defaults(command=_storage_init)
+
+    check = commands.add_parser("check", help="tell how the storage and the database disagree")
+    check.add_argument("--repair", action="store_true", help="and mend what can be")
+    check.add_argument("--dry-run", action="store_true", help="change nothing, even with --repair")
+    check.add_argument("--grace", type=_seconds, metavar="SECONDS", help="that an object may be without a row")
+    check.add_argument("--json", action="store_true", help="for programs")
+    check.set_defaults(command=_storage_check)
+
+
+def _bytes(raw: str) -> int | None:
+    return None if raw == "none" else _whole(raw, 2**53 - 1)
+
+
+def _seconds(raw: str) -> timedelta:
+    return timedelta(seconds=_whole(raw, 31_536_000))
+
+
+def _whole(raw: str, most: int) -> int:
+    if not (raw.isascii() and raw.isdigit() and len(raw) < 20 and int(raw) <= most):
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {most}")
+    return int(raw)
 
 
 # Each command imports what it needs when it runs: `worker` never loads the web framework, `--help` nothing.
@@ -115,6 +153,45 @@ def _create_admin(options: argparse.Namespace) -> None:
     _with_database(create)
 
 
+def _quota(options: argparse.Namespace) -> None:
+    async def limit(_: Settings, dsn: str) -> None:
+        from piccolo.columns.combination import WhereRaw  # noqa: PLC0415
+
+        from app.errors import NotFound  # noqa: PLC0415
+        from app.migrate import migrate  # noqa: PLC0415
+        from app.tables import UserAccount  # noqa: PLC0415
+        from app.wiring import open_database  # noqa: PLC0415
+
+        async with open_database(dsn, connections=2):
+            await migrate()
+            limited = (
+                await UserAccount.update({UserAccount.quota_bytes: options.bytes})
+                .where(WhereRaw("lower(email) = lower({})", options.email))
+                .returning(UserAccount.id)
+            )
+        if not limited:
+            raise NotFound("No account has this e-mail.")
+
+    _with_database(limit)
+
+
+def _storage_init(_: argparse.Namespace) -> int:
+    from app.storage_cli import init  # noqa: PLC0415
+
+    return _run(init(load()))
+
+
+def _storage_check(options: argparse.Namespace) -> int:
+    async def check(settings: Settings, dsn: str) -> int:
+        from app.storage_cli import check  # noqa: PLC0415
+
+        if options.grace is not None:
+            settings = replace(settings, orphan_grace=options.grace)
+        return await check(settings, dsn, repair=options.repair, dry_run=options.dry_run, as_json=options.json)
+
+    return _with_database(check)
+
+
 def _export_schema(options: argparse.Namespace) -> None:
     from graphql_schema.schema import schema  # noqa: PLC0415
 
@@ -125,7 +202,7 @@ def _export_schema(options: argparse.Namespace) -> None:
         sys.stdout.write(text)
 
 
-def _with_database(work: Callable[[Settings, str], Coroutine[Any, Any, None]]) -> None:
+def _with_database(work: Callable[[Settings, str], Coroutine[Any, Any, T]]) -> T:
     """On the database that is running, or on the embedded one, started for as long as it takes."""
     from app.postgres_programs import EmbeddedPostgresError  # noqa: PLC0415
     from app.serve import database  # noqa: PLC0415
@@ -135,9 +212,8 @@ def _with_database(work: Callable[[Settings, str], Coroutine[Any, Any, None]]) -
         running = _running_database(settings)
     except EmbeddedPostgresError:
         with database(settings) as dsn:
-            _run(work(settings, dsn))
-    else:
-        _run(work(settings, running))
+            return _run(work(settings, dsn))
+    return _run(work(settings, running))
 
 
 def _running_database(settings: Settings) -> str:
@@ -147,11 +223,11 @@ def _running_database(settings: Settings) -> str:
     return settings.database_url or address(settings.data_dir)
 
 
-def _run(work: Coroutine[Any, Any, None]) -> None:
+def _run(work: Coroutine[Any, Any, T]) -> T:
     import uvloop  # noqa: PLC0415 - see above
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(work)
+        return runner.run(work)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from app.slots import Slot
 from app.stages import Failure, Stage
 from app.tables import EventKind, Media, MediaStatus, UploadMethod, UploadSession, UploadState
 from app.upload_endings import ABORTED, EXPIRED, EXPIRY_SLACK, end
-from app.upload_sessions import find, is_open, media_of, no_such_session, size_of_part, state, total_parts
+from app.upload_sessions import KEPT, find, is_open, media_of, no_such_session, size_of_part, state, total_parts
 from app.uploads import Place, slot_of, storage_answers
 from app.wiring import Services
 from processing.failures import FailureCode
@@ -93,6 +93,8 @@ async def complete(
         session = await find(owner, session_id)
         if session is None:
             raise no_such_session()
+        if key is not None and session.state != UploadState.COMPLETED:
+            await uploads.discard(services, key)  # joined after the end had its bytes erased, perhaps
         return await _answer(services, session)
     if upload.is_single:
         await uploads.discard(services, session.staging_key)
@@ -118,7 +120,7 @@ async def _answer(services: Services, session: UploadSession) -> Media:
 
 async def _gather(upload: Upload, named: Sequence[NamedPart] | None) -> str | None:
     """The key under which all bytes are now; None when none have come. Raises BadInput, Conflict or StorageFailed."""
-    with storage_answers("An upload could not be completed"):
+    with storage_answers("An upload could not be completed", kept=KEPT):
         key = await (_copied(upload, named) if upload.is_single else _joined(upload, named))
     faults.reach("complete.gathered")
     return key
@@ -176,7 +178,7 @@ def _check_parts(session: UploadSession, there: Sequence[StoredPart], named: Seq
 async def _verified(upload: Upload, key: str) -> FileType:
     """What the bytes under `key` are. Raises Refused; Conflict when there are none; StorageFailed."""
     storage, session = upload.services.storage, upload.session
-    with storage_answers("An upload could not be looked at"):
+    with storage_answers("An upload could not be looked at", kept=KEPT):
         try:
             stored = await storage.head(key)
             async with aclosing(storage.open(key, end=HEAD_BYTES)) as chunks:

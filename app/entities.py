@@ -99,7 +99,7 @@ async def delete(
         ids = [entity_id]
         if with_them is not None:
             ids += [row["entity"] for row in await with_them]
-            await Entity.select(Entity.id).where(Entity.id.is_in(ids)).lock_rows("UPDATE")
+            await lock(ids)
         await trash.put(transaction, Media.entity.is_in(ids))
         await Entity.delete().where(Entity.id.is_in(ids))
     return entity_id

@@ -1,22 +1,29 @@
-"""Whether the process lives, and whether it can do its work."""
+"""Whether the process lives, whether it can do its work, and whether the storage agrees with the database."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Awaitable
-from typing import Final
+from typing import Any, Final
 
-from litestar import Response, get
+from litestar import Request, Response, get, post
 from litestar.types import ControllerRouterHandler
 
+from app import agreement
+from app.access import signed_in
+from app.auth import authenticate
+from app.db import BUSY_ERRORS
+from app.errors import Conflict, Unauthenticated
 from app.piccolo_conf import DB
 from app.wiring import Services
+from storage.base import StorageError
 
 logger = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS: Final = 5.0
 NO_STORE: Final = {"Cache-Control": "no-store"}
+RETRY_SECONDS: Final = "60"  # a check takes minutes where there are millions of objects
 
 
 def health_routes(services: Services) -> list[ControllerRouterHandler]:
@@ -35,7 +42,36 @@ def health_routes(services: Services) -> list[ControllerRouterHandler]:
         body: dict[str, object] = {"status": "ok" if well else "unavailable", "checks": checks}
         return Response(body, status_code=200 if well else 503, headers=NO_STORE)
 
-    return [live, ready]
+    @get("/health/storage", include_in_schema=False)
+    async def compare_storage(request: Request[Any, Any, Any]) -> Response[dict[str, Any]]:
+        return await _compared(services, request, repair=False)
+
+    @post("/health/storage", include_in_schema=False)
+    async def repair_storage(request: Request[Any, Any, Any]) -> Response[dict[str, Any]]:
+        return await _compared(services, request, repair=True)
+
+    return [live, ready, compare_storage, repair_storage]
+
+
+async def _compared(services: Services, request: Request[Any, Any, Any], *, repair: bool) -> Response[dict[str, Any]]:
+    """The report of `heirloom storage check`, for admins."""
+    try:
+        viewer = signed_in(await authenticate(services.tokens, request.headers.get("authorization")))
+        if not viewer.is_admin:
+            return _refused(403, "This is for administrators.")
+        report = await agreement.check(services, repair=repair, now=services.clock())
+    except Unauthenticated as error:
+        return _refused(401, error.message, {"WWW-Authenticate": "Bearer"})
+    except Conflict as error:
+        return _refused(409, error.message, {"Retry-After": RETRY_SECONDS})
+    except (StorageError, *BUSY_ERRORS) as error:
+        logger.warning("The storage could not be checked: %r", error)
+        return _refused(503, "The storage does not answer, or the database is busy.", {"Retry-After": RETRY_SECONDS})
+    return Response(report.as_json(), status_code=200, headers=NO_STORE)
+
+
+def _refused(status: int, message: str, headers: dict[str, str] | None = None) -> Response[dict[str, Any]]:
+    return Response({"error": message}, status_code=status, headers={**NO_STORE, **(headers or {})})
 
 
 async def _answers(check: Awaitable[object]) -> bool:

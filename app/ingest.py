@@ -241,6 +241,8 @@ async def _fail_in(transaction: HeirloomTransaction, media: Media, failure: Fail
         Media.lost_at: now if lost else None,
         Media.updated_at: now,
     }
+    if lost:  # whoever sends them again gets media that has its bytes
+        values[Media.idempotency_key] = None
     if not await _settle(media, values):
         return False
     await stages.report(

@@ -10,14 +10,15 @@ from functools import reduce
 from operator import and_
 from typing import Any, Final
 
+import asyncpg
 from piccolo.columns import Column
 from piccolo.columns.combination import WhereRaw
 from piccolo.custom_types import Combinable
 
 from app import events, jobs, stages, text
-from app.access import NOTHING, Viewer, changeable_media, public_media, refusal, signed_in, visible_media
+from app.access import NOTHING, Viewer, changeable_media, public_media, refusal, signed_in, stored_media, visible_media
 from app.db import hydrate
-from app.errors import BadInput
+from app.errors import BadInput, Conflict
 from app.keyset import Order, Page, SortKey, created, identity, instant, integer, page
 from app.piccolo_conf import DB
 from app.slots import PRIORITY_AGAIN
@@ -73,6 +74,8 @@ class MediaFilter:
             conditions.append(WhereRaw("media.kind = ANY({})", [kind.value for kind in self.kinds]))
         if self.statuses is not None:
             conditions.append(WhereRaw("media.status = ANY({})", [status.value for status in self.statuses]))
+        else:
+            conditions.append(stored_media())
         if self.tags:
             conditions.append(WhereRaw("media.tags @> {}::varchar[]", text.tags(self.tags)))
         if self.missing_alt_text is not None:
@@ -91,6 +94,37 @@ class MediaFilter:
 
 
 EVERYTHING: Final = MediaFilter()
+
+
+async def changeable(viewer: Viewer, media_id: uuid.UUID, *, lock: bool = False) -> Media:
+    """A media that the viewer may change; kept as it is until the transaction ends, with `lock`.
+
+    Raises NotFound or Forbidden.
+    """
+    query = Media.select().where(Media.id == media_id, changeable_media(viewer)).first()
+    row = await (query.lock_rows("UPDATE") if lock else query)
+    if row is None:
+        raise await _refused(viewer, media_id)
+    return hydrate(Media, row)
+
+
+async def place(media: Media, values: Mapping[Column | str, Any]) -> Media:
+    """Set where a media is, which the caller holds. Bytes that its owner has there already are there twice then.
+
+    Raises Conflict when a slot for one holds another.
+    """
+    values = {**values, Media.updated_at: datetime.now(UTC)}
+    this = Media.id == media.id
+    try:
+        async with DB.transaction():  # a savepoint
+            rows = await Media.update(values).where(this).returning(*Media.all_columns())
+    except asyncpg.UniqueViolationError as error:
+        if error.constraint_name == "media_single":
+            raise Conflict(f"The slot “{media.slot}” holds another now: remove that one first.", "ids") from error
+        if error.constraint_name != "media_bytes_once":
+            raise
+        rows = await Media.update({**values, Media.is_copy: True}).where(this).returning(*Media.all_columns())
+    return hydrate(Media, rows[0])
 
 
 async def find(viewer: Viewer | None, media_id: uuid.UUID) -> Media | None:
@@ -140,7 +174,7 @@ async def in_slots(viewer: Viewer | None, places: Sequence[tuple[uuid.UUID, str]
     """What is in slots that hold one: avatars and covers, by (entity, slot)."""
     entities, slots = [entity for entity, _ in places], [slot for _, slot in places]
     here = WhereRaw("(media.entity, media.slot) IN (SELECT * FROM unnest({}::uuid[], {}::varchar[]))", entities, slots)
-    rows = await Media.select().where(here, Media.deleted_at.is_null(), visible_media(viewer))
+    rows = await Media.select().where(here, Media.deleted_at.is_null(), stored_media(), visible_media(viewer))
     return [hydrate(Media, row) for row in rows]
 
 
@@ -194,6 +228,7 @@ async def reprocess(viewer: Viewer | None, media_id: uuid.UUID) -> Media:
                 Media.id == media_id,
                 Media.status.is_in([MediaStatus.READY.value, MediaStatus.FAILED.value]),
                 Media.deleted_at.is_null(),
+                Media.lost_at.is_null(),
                 changeable_media(who),
             )
             .returning(*Media.all_columns())
@@ -205,12 +240,15 @@ async def reprocess(viewer: Viewer | None, media_id: uuid.UUID) -> Media:
             )
     if rows:
         return hydrate(Media, rows[0])
-    row = await Media.select().where(Media.id == media_id, changeable_media(who)).first()
-    if row is None:
-        raise await _refused(who, media_id)
-    if row["deleted_at"] is not None or row["status"] == MediaStatus.PENDING:
+    media = await changeable(who, media_id)
+    if media.deleted_at is not None or not stored(media):
         raise BadInput("This is in the trash, or has no bytes yet.", "ids")
-    return hydrate(Media, row)
+    return media
+
+
+def stored(media: Media) -> bool:
+    """Whether there are bytes of it: neither still to come, nor known to be gone."""
+    return bool(media.status != MediaStatus.PENDING and media.lost_at is None)
 
 
 async def _yield_primary(viewer: Viewer, media_id: uuid.UUID) -> None:

@@ -107,7 +107,8 @@ async def _store(
 
 async def _hang(transaction: HeirloomTransaction, owner: Viewer, tickets: list[UploadTicket]) -> None:
     for ticket in tickets:
-        await uploads.put_in_place(transaction, owner, ticket, uploads.cleaned(Words()))
+        with relocated(ticket.place.slot.name, origin=("file",)):
+            await uploads.put_in_place(transaction, owner, ticket, uploads.cleaned(Words()))
 
 
 def _has_one() -> Conflict:

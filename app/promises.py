@@ -6,6 +6,7 @@ import asyncio
 import re
 import uuid
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 import asyncpg
@@ -18,7 +19,7 @@ from app.piccolo_conf import DB
 from app.slots import MIB, Slot
 from app.tables import EntityKind, Media, MediaStatus, UploadMethod, UploadSession, UploadState
 from app.upload_endings import EXPIRED, end
-from app.upload_sessions import is_over
+from app.upload_sessions import is_over, unfinished_of
 from app.uploads import MEDIA_PREFIX, Place, Words, cleaned, storage_answers
 from app.wiring import Services
 from processing.kinds import FileType, claimed
@@ -102,7 +103,7 @@ def _claim(services: Services, filename: str, content_type: str, size: int, sha2
     if size < 1:
         raise BadInput("A file has at least one byte.", "size_bytes")
     if size > most:
-        raise FileTooLarge(f"A file may have up to {most / MIB:g} MiB.", "size_bytes")
+        raise FileTooLarge(f"A file may have up to {most} bytes.", "size_bytes")
     if sha256 is not None and not _SHA256.fullmatch(sha256 := sha256.lower()):
         raise BadInput("A SHA-256 has 64 hexadecimal digits.", "sha256")
     file_type = claimed(content_type)
@@ -198,7 +199,7 @@ async def _write(services: Services, owner: Viewer, place: Place, media: Media, 
         async with transaction:
             if place.entity is not None:
                 await entities.hold(owner, place.entity.id, EntityKind(place.entity.kind))
-            await _take_turn(transaction, owner)
+            await _take_turn(transaction, owner, session.created_at)
             await usage.reserve(transaction, owner.id, media.size_bytes)
             await Media.insert(media)
             await UploadSession.insert(session)
@@ -209,9 +210,8 @@ async def _write(services: Services, owner: Viewer, place: Place, media: Media, 
         raise
 
 
-async def _take_turn(transaction: HeirloomTransaction, owner: Viewer) -> None:
+async def _take_turn(transaction: HeirloomTransaction, owner: Viewer, now: datetime) -> None:
     """Sessions of one account are begun one after the other, and up to a number. Raises Conflict."""
     await transaction.connection.execute(_LOCK_ACCOUNT, owner.id)
-    mine = (UploadSession.owner == owner.id) & (UploadSession.state == UploadState.OPEN.value)
-    if await UploadSession.count().where(mine) >= OPEN_AT_ONCE:
+    if await UploadSession.count().where(unfinished_of(owner, now)) >= OPEN_AT_ONCE:
         raise Conflict(f"{OPEN_AT_ONCE} uploads are open: complete or abort some of them first.")

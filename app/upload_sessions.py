@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from piccolo.custom_types import Combinable
+
 from app.access import Viewer, own_uploads
 from app.db import hydrate
 from app.errors import BadInput, NotFound
@@ -21,6 +23,7 @@ from app.uploads import storage_answers
 from app.wiring import Services
 from storage.base import SignedRequest, StoredPart, UploadNotFound
 
+KEPT: Final = "What has arrived is kept"  # while the storage is away
 LISTINGS_AT_ONCE: Final = 8  # of parts, for one operation: `viewer.uploadSessions` may ask for those of all
 
 
@@ -42,16 +45,14 @@ async def find(viewer: Viewer | None, session_id: uuid.UUID) -> UploadSession | 
 
 async def unfinished(services: Services, viewer: Viewer) -> list[UploadSession]:
     """Those of the viewer that can still be completed, the oldest first."""
-    rows = (
-        await UploadSession.select()
-        .where(
-            UploadSession.owner == viewer.id,
-            UploadSession.state == UploadState.OPEN.value,
-            UploadSession.expires_at > services.clock(),
-        )
-        .order_by(UploadSession.created_at, UploadSession.id)
-    )
+    mine = unfinished_of(viewer, services.clock())
+    rows = await UploadSession.select().where(mine).order_by(UploadSession.created_at, UploadSession.id)
     return [hydrate(UploadSession, row) for row in rows]
+
+
+def unfinished_of(viewer: Viewer, now: datetime) -> Combinable:
+    own = UploadSession.owner == viewer.id
+    return own & (UploadSession.state == UploadState.OPEN.value) & (UploadSession.expires_at > now)
 
 
 def state(services: Services, session: UploadSession) -> UploadState:
@@ -102,7 +103,7 @@ async def arrived(
 
 
 async def _listed(services: Services, storage_key: str, upload_id: str) -> Sequence[StoredPart]:
-    with storage_answers("The parts of an upload could not be listed"):
+    with storage_answers("The parts of an upload could not be listed", kept=KEPT):
         try:
             return await services.storage.list_parts(storage_key, upload_id)
         except UploadNotFound:  # somebody is just completing or aborting it

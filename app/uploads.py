@@ -16,7 +16,7 @@ import asyncpg
 from piccolo.columns.combination import WhereRaw
 from piccolo.custom_types import Combinable
 
-from app import entities, faults, jobs, slots, stages, text, trash
+from app import entities, faults, jobs, slots, stages, text, trash, usage
 from app.access import Viewer, signed_in
 from app.db import HeirloomTransaction, hydrate
 from app.errors import (
@@ -108,7 +108,7 @@ async def receive(
 ) -> Receipt:
     """One file: its media, or that which has these very bytes, or was made with this idempotency key, already.
 
-    Raises BadInput, UnsupportedType, FileTooLarge, NotFound, Forbidden, Conflict, StorageFailed.
+    Raises BadInput, UnsupportedType, FileTooLarge, NotFound, Forbidden, Conflict, QuotaExceeded, StorageFailed.
     """
     owner = signed_in(viewer)
     columns = cleaned(words)
@@ -134,6 +134,8 @@ async def receive(
 async def stored(services: Services, owner: Viewer, file: ReceivedFile, place: Place) -> AsyncIterator[UploadTicket]:
     """The file checked and its bytes stored, for a row to be written about them; no row, no bytes."""
     found = await _checked(services, file, place)
+    with relocated("file", origin=("size_bytes",)):
+        await usage.would_fit(owner.id, file.size)
     key = new_key(services, owner.id, place, found)
     ticket = UploadTicket(place, file, found, key, services.storage.name, services.storage.bucket)
     await _put(services, ticket)
@@ -160,6 +162,8 @@ async def put_in_place(
     place, file, ticket.transaction = ticket.place, ticket.file, transaction
     if place.entity is not None:
         await entities.hold(owner, place.entity.id, EntityKind(place.entity.kind))
+    with relocated("file", origin=("size_bytes",)):
+        await usage.reserve(transaction, owner.id, file.size)
     if place.slot.single and place.entity is not None:
         await trash.clear_slot(transaction, place.entity.id, place.slot.name)
     now = datetime.now(UTC)
@@ -291,13 +295,13 @@ async def _put(services: Services, ticket: UploadTicket) -> None:
 
 
 @contextmanager
-def storage_answers(otherwise: str) -> Iterator[None]:
-    """Raises StorageFailed, and logs `otherwise`, when the storage has trouble within the block."""
+def storage_answers(otherwise: str, *, kept: str = "Nothing was kept") -> Iterator[None]:
+    """Raises StorageFailed, which says what was `kept`, and logs `otherwise`, when the storage has trouble within."""
     try:
         yield
     except StorageError as error:
         logger.error("%s: %r", otherwise, error)  # noqa: TRY400 - its own errors need no traceback
-        raise StorageFailed("The storage does not answer. Nothing was kept; try again later.") from error
+        raise StorageFailed(f"The storage does not answer. {kept}; try again later.") from error
 
 
 async def abandon(services: Services, key: str, upload_id: str) -> None:

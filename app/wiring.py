@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,7 +19,7 @@ from app.passwords import Passwords
 from app.piccolo_conf import DB
 from app.scratch import own_scratch
 from app.settings import Settings, SettingsError
-from storage.base import ObjectStorage, StorageUnavailable
+from storage.base import ObjectStorage, SetUp, StorageUnavailable
 from storage.keys import KeyTemplate
 from storage.local import LocalStorage
 from storage.signing import UrlSigner
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 WINDOWS_PER_LIFETIME: Final = 4
 # What is half-stored for so long was left by a process that is gone.
 UNFINISHED: Final = timedelta(days=1)
+SET_UP_SECONDS: Final = 5.0  # that a start waits for it; it goes on behind the start's back
 
 
 def _now() -> datetime:
@@ -106,15 +108,31 @@ async def open_storage(settings: Settings) -> AsyncIterator[ObjectStorage]:
         settings.s3_bucket,
         region=settings.s3_region,
         endpoint_url=settings.s3_endpoint_url,
+        public_endpoint_url=settings.s3_public_url,
         lifetime=settings.url_lifetime,
         window=window,
+        deadline=settings.storage_deadline,
+        unfinished=settings.upload_session_lifetime + UNFINISHED,
     ) as storage:
+        setting_up = asyncio.create_task(_set_up(storage))
         try:
-            await storage.ensure_bucket()
-        except StorageUnavailable as error:
-            # What needs no bytes goes on without it; uploads are refused, and jobs tried again, until it is there.
-            logger.warning("The storage does not answer yet: %s", error)
-        yield storage
+            # What needs no bytes goes on without a storage that is away: uploads are refused, and jobs tried again.
+            await asyncio.wait({setting_up}, timeout=SET_UP_SECONDS)
+            yield storage
+        finally:
+            setting_up.cancel()
+            await asyncio.gather(setting_up, return_exceptions=True)
+
+
+async def _set_up(storage: ObjectStorage) -> None:
+    try:
+        steps = await storage.set_up()
+    except StorageUnavailable as error:
+        logger.warning("The storage does not answer yet: %s", error)
+        return
+    for step in steps:
+        if step.outcome is SetUp.REFUSED:
+            logger.warning("The storage could not be set up: %s. %s", step.name, step.detail)
 
 
 async def connect(dsn: str) -> asyncpg.Connection:

@@ -6,20 +6,21 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
 from pgqueuer.db import AsyncpgDriver
-from pgqueuer.errors import PgqException, RetryRequested
+from pgqueuer.errors import RetryRequested
 from pgqueuer.models import Job
 from pgqueuer.qm import QueueManager
 from pgqueuer.queries import Queries
 
-from app import ingest, jobs, trash
+from app import housekeeping, ingest, jobs, trash
+from app.housekeeping import CONNECTION_LOST
 from app.ingest import TryAgain
 from app.settings import Settings
 from app.wiring import Services, connect, open_services
@@ -34,15 +35,8 @@ HEARTBEAT: Final = timedelta(seconds=4)
 LOOK_EVERY: Final = timedelta(seconds=2)
 REBUILD_SECONDS: Final = 1.0
 TROUBLE_RETRY: Final = timedelta(seconds=30)
-HOUSEKEEPING_SECONDS: Final = 600
-HELD_AT_ONCE: Final = 1000
-CONNECTION_LOST: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, PgqException)
-# Finished jobs are kept for a look back; their counts, and sessions that are over, a little longer.
-PRUNE: Final = """
-    DELETE FROM session WHERE least(expires_at, ended_at) < now() - interval '30 days';
-    DELETE FROM pgqueuer_log WHERE created < now() - interval '1 day';
-    DELETE FROM pgqueuer_statistics WHERE created < now() - interval '7 days';
-"""
+# The sweep's job comes once a day: whether it is due need not be asked as often.
+SWEEP_LOOK_EVERY: Final = timedelta(seconds=5)
 
 
 async def run(settings: Settings, dsn: str) -> None:
@@ -81,12 +75,14 @@ async def _sandbox(settings: Settings) -> AsyncIterator[Sandbox]:
 
 async def _take_jobs(services: Services, sandbox: Sandbox, dsn: str, stopping: asyncio.Event) -> None:
     """Until the connection is lost or `stopping` is set."""
-    connection = await connect(dsn)
-    try:
+    over = asyncio.Event()
+    async with _connected(dsn) as connection, _connected(dsn) as another:
         manager = _manager(services, sandbox, connection)
+        sweeper = _sweeper(services, another, over)
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_sweep(sweeper))
             stop = tasks.create_task(_shut_down(manager, stopping))
-            housekeeping = tasks.create_task(_keep_house(dsn))
+            chores = tasks.create_task(housekeeping.keep_house(services, dsn))
             try:
                 await manager.run(
                     dequeue_timeout=LOOK_EVERY,
@@ -97,7 +93,17 @@ async def _take_jobs(services: Services, sandbox: Sandbox, dsn: str, stopping: a
                 )
             finally:
                 stop.cancel()
-                housekeeping.cancel()
+                chores.cancel()
+                # Not cancelled: its job goes back to the queue, and the next worker begins anew.
+                over.set()
+                sweeper.shutdown.set()
+
+
+@asynccontextmanager
+async def _connected(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await connect(dsn)
+    try:
+        yield connection
     finally:
         connection.terminate()
 
@@ -118,6 +124,42 @@ def _manager(services: Services, sandbox: Sandbox, connection: asyncpg.Connectio
     return manager
 
 
+def _sweeper(services: Services, connection: asyncpg.Connection, over: asyncio.Event) -> QueueManager:
+    """One for the storage's check alone: that may take hours, in which it must not hold up what people wait for."""
+    manager = QueueManager(Queries(AsyncpgDriver(connection)))
+
+    @manager.entrypoint(housekeeping.SWEEP)  # if it should ever fail for good, housekeeping sees that there is another
+    async def sweep(_: Job) -> None:
+        with _trouble_passes("The storage's check"):
+            delay = await _unless(over, housekeeping.sweep(services))
+        raise RetryRequested(delay=delay)  # the same job again: so there is always one, and never two
+
+    return manager
+
+
+async def _sweep(sweeper: QueueManager) -> None:
+    await sweeper.run(
+        dequeue_timeout=SWEEP_LOOK_EVERY,
+        batch_size=1,
+        max_concurrent_tasks=2,  # the least that a manager takes
+        shutdown_on_listener_failure=True,
+        heartbeat_timeout=HEARTBEAT,
+        log_aggregation_interval=timedelta(0),  # the other one's
+    )
+
+
+async def _unless(over: asyncio.Event, work: Coroutine[Any, Any, timedelta]) -> timedelta:
+    """What the work gives; once `over` is set it is cancelled, and gives none."""
+    running, stop = asyncio.create_task(work), asyncio.create_task(over.wait())
+    try:
+        await asyncio.wait({running, stop}, return_when=asyncio.FIRST_COMPLETED)
+        return running.result() if running.done() else timedelta(0)
+    finally:
+        running.cancel()
+        stop.cancel()
+        await asyncio.wait({running, stop})
+
+
 @contextmanager
 def _trouble_passes(what: str) -> Iterator[None]:
     """Whatever goes wrong with a job, it stays in the queue: nobody would look for it elsewhere.
@@ -136,24 +178,3 @@ def _trouble_passes(what: str) -> Iterator[None]:
 async def _shut_down(manager: QueueManager, stopping: asyncio.Event) -> None:
     await stopping.wait()
     manager.shutdown.set()
-
-
-async def _keep_house(dsn: str) -> None:
-    while True:
-        try:
-            await _tidy(dsn)
-        except CONNECTION_LOST as error:
-            logger.warning("The queue could not be tidied, and will be later: %r", error)
-        await asyncio.sleep(HOUSEKEEPING_SECONDS)
-
-
-async def _tidy(dsn: str) -> None:
-    connection = await connect(dsn)
-    try:
-        await connection.execute(PRUNE)
-        # Nothing of ours fails for good (see _trouble_passes): what is held was so when the queue itself had trouble.
-        queries = Queries(AsyncpgDriver(connection))
-        held = await queries.list_failed_jobs(limit=HELD_AT_ONCE)
-        await queries.requeue_jobs([job.id for job in held])
-    finally:
-        await connection.close()

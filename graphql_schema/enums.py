@@ -53,15 +53,14 @@ _public(
     READY="Analysed, with all its variants stored.",
     FAILED="Processing gave up; `failure` says why. The original stays downloadable.",
 )
-_public(
-    UploadMethod, SINGLE="One PUT to `uploadUrl`.", MULTIPART="Parts of `partSize` bytes, each PUT to its own URL."
-)
+_public(UploadMethod, SINGLE="One PUT to `uploadUrl`.", MULTIPART="Parts of `partSize` bytes, each PUT to its own URL.")
 _public(UploadState)
 _public(Stage, name="ProcessingStage")
 _public(
     FailureCode,
     UNSUPPORTED="Nothing here can read it, an encrypted document included.",
     CHECKSUM_MISMATCH="The stored bytes are not those that the upload session promised; they were removed.",
+    NOT_UPLOADED="Its upload was aborted, or never finished: there are no bytes.",
 )
 _public(
     MediaOrder,

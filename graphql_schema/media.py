@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import strawberry
 
-from app import media, tables, trash
+from app import attachments, media, tables, trash
 from app.access import signed_in
-from app.errors import HeirloomError
+from app.errors import HeirloomError, relocated
 from app.keyset import Order, Page
 from app.media import MediaFilter as Filter
 from app.stages import failure_of
@@ -38,7 +38,7 @@ def signed(info: Info, key: str, filename: str | None = None) -> SignedUrl:
 
 
 def signed_original(info: Info, row: tables.Media) -> SignedUrl | None:
-    return None if row.status == MediaStatus.PENDING else signed(info, row.storage_key, row.filename)
+    return signed(info, row.storage_key, row.filename) if media.stored(row) else None
 
 
 @strawberry.type
@@ -194,6 +194,13 @@ def changes_in(given: object) -> dict[str, Any]:
 
 
 @strawberry.input
+class AttachMediaInput:
+    media_ids: list[strawberry.ID]
+    entity_id: strawberry.ID
+    slot: str | None = None
+
+
+@strawberry.input
 class MediaIdsInput:
     ids: list[strawberry.ID]
 
@@ -224,7 +231,7 @@ class MediaBatchPayload:
 
 
 async def each(
-    info: Info, given: MediaIdsInput, work: Callable[[uuid.UUID], Awaitable[tables.Media]]
+    info: Info, given: MediaIdsInput, work: Callable[[uuid.UUID], Awaitable[tables.Media | None]]
 ) -> MediaBatchPayload:
     """One operation on each of some media, in their order."""
     try:
@@ -237,6 +244,26 @@ async def each(
         row, errors = await outcome(work(media_id))
         result = MediaBatchResult(index=index, id=given.ids[index], media=view(Media, row), errors=errors)
         results.append(result)
+    return MediaBatchPayload(results=results, errors=[])
+
+
+async def attach(info: Info, given: AttachMediaInput) -> MediaBatchPayload:
+    try:
+        viewer = signed_in(info.context.viewer)
+        with relocated("media_ids", origin=("ids",)):
+            ids = known_each(given.media_ids, info.context.services.settings.max_page)
+        became = await attachments.attach(viewer, ids, entity_id=known(given.entity_id), slot=given.slot)
+    except HeirloomError as error:
+        return MediaBatchPayload(results=[], errors=[user_error(error)])
+    results = [
+        MediaBatchResult(
+            index=index,
+            id=media_id,
+            media=view(Media, None if isinstance(row, HeirloomError) else row),
+            errors=[user_error(row)] if isinstance(row, HeirloomError) else [],
+        )
+        for index, (media_id, row) in enumerate(zip(given.media_ids, became, strict=True))
+    ]
     return MediaBatchPayload(results=results, errors=[])
 
 
@@ -277,9 +304,22 @@ class MediaMutation:
         row, errors = await outcome(media.update(info.context.viewer, known(input.id), changes_in(input)))
         return MediaPayload(media=view(Media, row), errors=errors)
 
+    @strawberry.mutation
+    async def attach_media(self, info: Info, input: AttachMediaInput) -> MediaBatchPayload:  # noqa: A002
+        return await attach(info, input)
+
     @strawberry.mutation(description="Into the trash.")
     async def delete_media(self, info: Info, input: MediaIdsInput) -> MediaBatchPayload:  # noqa: A002
         return await each(info, input, lambda media_id: trash.delete(signed_in(info.context.viewer), media_id))
+
+    @strawberry.mutation
+    async def restore_media(self, info: Info, input: MediaIdsInput) -> MediaBatchPayload:  # noqa: A002
+        return await each(info, input, lambda media_id: trash.restore(info.context.viewer, media_id))
+
+    @strawberry.mutation(description="Out of the trash for good: every stored byte goes.")
+    async def purge_media(self, info: Info, input: MediaIdsInput) -> MediaBatchPayload:  # noqa: A002
+        services, viewer = info.context.services, info.context.viewer
+        return await each(info, input, lambda media_id: trash.purge(services, viewer, media_id))
 
     @strawberry.mutation
     async def reprocess_media(self, info: Info, input: MediaIdsInput) -> MediaBatchPayload:  # noqa: A002

@@ -1,4 +1,4 @@
-"""Signed URLs: when they are valid, and the two ways to sign them.
+"""Signed URLs: when they are valid, and how those are signed that we serve ourselves (S3's: `storage.s3_signing`).
 
 Both signers are pure and take a few microseconds, so that a page of hundreds of media can be signed in place.
 """
@@ -7,13 +7,11 @@ import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
-from hashlib import sha256
-from typing import Literal
-from urllib.parse import quote, urlsplit
+from typing import Literal, Self
+from urllib.parse import quote
 
 from storage.base import InvalidSignature, SignatureExpired
-from storage.disposition import content_disposition, shows_inline
+from storage.disposition import shows_inline
 from storage.keys import content_type_of
 
 DEFAULT_LIFETIME = timedelta(hours=1)
@@ -21,6 +19,10 @@ DEFAULT_WINDOW = timedelta(minutes=15)
 MAX_LIFETIME = timedelta(days=7)  # X-Amz-Expires allows no more
 MIN_SECRET_BYTES = 16  # 128 bits
 SIGNATURE_HEX_CHARACTERS = 64  # SHA-256
+
+# Signed in a method's place, each with fields of its own.
+PUT_OBJECT = "PUT object"
+PUT_PART = "PUT part"
 
 Disposition = Literal["inline", "attachment"]
 
@@ -37,6 +39,15 @@ class Period:
     signed_at: int
     expires: int
     expires_at: datetime
+
+    @classmethod
+    def starting(cls, now: datetime, lifetime: timedelta) -> Self:
+        """From `now` (aware), or rather the whole second before it. Raises ValueError for a time without zone."""
+        if now.tzinfo is None:
+            raise ValueError("the time of signing needs a time zone")
+        signed_at = int(now.timestamp())
+        expires = signed_at + int(lifetime.total_seconds())
+        return cls(signed_at, expires, datetime.fromtimestamp(expires, UTC))
 
 
 class SigningWindow:
@@ -78,8 +89,19 @@ class SignedAccess:
     filename: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class SignedPart:
+    """A part of an upload that a verified URL allows to be stored."""
+
+    upload_id: str
+    number: int
+
+
 class UrlSigner:
-    """HMAC-SHA256 (RFC 2104) over method, key, expiry, disposition and file name: for files that we serve ourselves."""
+    """HMAC-SHA256 (RFC 2104) for files that we serve ourselves: over all that a URL allows, and how it is to be sent.
+
+    As on S3, a PUT's length and type are signed and not said in the URL: what the client sends must be the same.
+    """
 
     def __init__(self, secret: bytes) -> None:
         if len(secret) < MIN_SECRET_BYTES:
@@ -98,115 +120,38 @@ class UrlSigner:
         """What the decoded `query` allows. Raises InvalidSignature, or SignatureExpired when it was once ours."""
         expires, disposition = query.get("expires", ""), query.get("disposition", "")
         filename = query.get("filename", "")
-        expected = self._signature(method, key, expires, disposition, filename)
-        if not hmac.compare_digest(expected.encode(), query.get("signature", "").encode("utf-8", "replace")):
-            raise InvalidSignature("the URL carries no valid signature")
-        if now.timestamp() >= int(expires):
-            raise SignatureExpired("the URL has expired")
+        self._check(query, self._signature(method, key, expires, disposition, filename), now)
         return SignedAccess(int(expires), "inline" if disposition == "inline" else "attachment", filename or None)
 
-    def _signature(self, method: str, key: str, expires: str, disposition: str, filename: str) -> str:
+    def put_query(self, key: str, *, size: int, content_type: str, expires: int) -> str:
+        """The query string for a PUT of exactly `size` bytes of this type, until `expires` (seconds since 1970)."""
+        return f"expires={expires}&signature={self._signature(PUT_OBJECT, key, str(expires), str(size), content_type)}"
+
+    def part_query(self, key: str, upload_id: str, number: int, *, size: int, expires: int) -> str:
+        """The same for one part of an upload."""
+        signature = self._signature(PUT_PART, key, str(expires), str(size), upload_id, str(number))
+        return f"expires={expires}&partNumber={number}&signature={signature}&uploadId={upload_id}"
+
+    def verify_put(
+        self, key: str, query: Mapping[str, str], *, length: str, content_type: str, now: datetime
+    ) -> SignedPart | None:
+        """Which part a PUT with these headers may store; None for the whole object. Raises as `verify` does."""
+        expires = query.get("expires", "")
+        if "uploadId" not in query:
+            self._check(query, self._signature(PUT_OBJECT, key, expires, length, content_type), now)
+            return None
+        upload_id, number = query["uploadId"], query.get("partNumber", "")
+        self._check(query, self._signature(PUT_PART, key, expires, length, upload_id, number), now)
+        return SignedPart(upload_id, int(number))
+
+    def _check(self, query: Mapping[str, str], expected: str, now: datetime) -> None:
+        if not hmac.compare_digest(expected.encode(), query.get("signature", "").encode("utf-8", "replace")):
+            raise InvalidSignature("the URL carries no valid signature")
+        if now.timestamp() >= int(query["expires"]):
+            raise SignatureExpired("the URL has expired")
+
+    def _signature(self, purpose: str, *fields: str) -> str:
         # Lengths in front, so that nobody can move a character from one part to its neighbour.
-        head = f"{method}:{len(key)}:{len(expires)}:{len(disposition)}:"
-        message = f"{head}{key}{expires}{disposition}{filename}"
+        head = ":".join([purpose, *(str(len(field)) for field in fields[:-1])])
+        message = f"{head}:{''.join(fields)}"
         return hmac.digest(self._secret, message.encode("utf-8", "surrogatepass"), "sha256").hex()
-
-
-@dataclass(frozen=True, slots=True)
-class S3Credentials:
-    """An access key as AWS hands it out; `session_token` with temporary ones."""
-
-    access_key: str
-    secret_key: str
-    session_token: str | None = None
-
-
-class S3Presigner:
-    """Signature Version 4 in the query string, for GET of one bucket's objects by path-style URLs.
-
-    The same bytes as botocore's, at a thirtieth of its cost: all that does not change within a signing window is
-    composed once.
-    https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html
-    """
-
-    def __init__(self, *, endpoint_url: str, bucket: str, region: str, credentials: S3Credentials) -> None:
-        endpoint = urlsplit(endpoint_url)
-        self._path = f"{endpoint.path.rstrip('/')}/{bucket}/"
-        self._origin = f"{endpoint.scheme}://{endpoint.netloc}"
-        self._host = _host_header(endpoint_url)
-        self._region = region
-        self.credentials = credentials
-        self._day = ("", b"")
-        self._frame = _Frame(Period(0, 0, datetime.fromtimestamp(0, UTC)), "", "", "", b"")
-
-    def url(self, key: str, *, period: Period, disposition: Disposition, filename: str | None) -> str:
-        """A URL for a validated `key`. A plain `inline` says nothing more than the object's own headers do."""
-        frame = self._frame if self._frame.period is period else self._new_frame(period)
-        operation = _disposition_parameter(disposition, filename)
-        path = self._path + key
-        # The canonical query is sorted: `response-…` comes after `X-Amz-…`, though the URL has it before.
-        canonical = (
-            f"GET\n{path}\n{frame.canonical_query}{operation and '&'}{operation}\n"
-            f"host:{self._host}\n\nhost\nUNSIGNED-PAYLOAD"
-        )
-        to_sign = frame.to_sign + sha256(canonical.encode()).hexdigest()
-        signature = hmac.digest(frame.key, to_sign.encode(), "sha256").hex()
-        query = f"{operation}{operation and '&'}{frame.url_query}"
-        return f"{self._origin}{path}?{query}&X-Amz-Signature={signature}"
-
-    def _new_frame(self, period: Period) -> "_Frame":
-        date_time = datetime.fromtimestamp(period.signed_at, UTC).strftime("%Y%m%dT%H%M%SZ")
-        day = date_time[:8]
-        scope = f"{day}/{self._region}/s3/aws4_request"
-        head = (
-            "X-Amz-Algorithm=AWS4-HMAC-SHA256"
-            f"&X-Amz-Credential={quote(f'{self.credentials.access_key}/{scope}', safe='-._~')}"
-            f"&X-Amz-Date={date_time}&X-Amz-Expires={period.expires - period.signed_at}"
-        )
-        token = self.credentials.session_token
-        security = f"&X-Amz-Security-Token={quote(token, safe='-._~')}" if token else ""
-        headers = "&X-Amz-SignedHeaders=host"
-        self._frame = _Frame(
-            period=period,
-            canonical_query=f"{head}{security}{headers}",
-            url_query=f"{head}{headers}{security}",
-            to_sign=f"AWS4-HMAC-SHA256\n{date_time}\n{scope}\n",
-            key=self._signing_key(day),
-        )
-        return self._frame
-
-    def _signing_key(self, day: str) -> bytes:
-        if self._day[0] != day:
-            key = f"AWS4{self.credentials.secret_key}".encode()
-            for part in (day, self._region, "s3", "aws4_request"):
-                key = hmac.digest(key, part.encode(), "sha256")
-            self._day = (day, key)
-        return self._day[1]
-
-
-@dataclass(frozen=True, slots=True)
-class _Frame:
-    """What all URLs of one period share."""
-
-    period: Period
-    canonical_query: str
-    url_query: str
-    to_sign: str
-    key: bytes
-
-
-@lru_cache(maxsize=4096)
-def _disposition_parameter(disposition: Disposition, filename: str | None) -> str:
-    if not filename and disposition == "inline":
-        return ""
-    return f"response-content-disposition={quote(content_disposition(disposition, filename), safe='-._~')}"
-
-
-def _host_header(url: str) -> str:
-    """Host and port as clients send them: lower case, without a default port, IPv6 in brackets."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    if ":" in host:
-        host = f"[{host}]"
-    default_port = {"http": 80, "https": 443}.get(parts.scheme)
-    return host if parts.port in (None, default_port) else f"{host}:{parts.port}"

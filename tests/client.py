@@ -23,6 +23,22 @@ MEDIA = """
     variants { name contentType width height sizeBytes url }
 """
 ERRORS = "errors { code message path }"
+SESSION = f"""
+    id state method uploadUrl headers {{ name value }} uploadId partSize totalParts expiresAt media {{ {MEDIA} }}
+    parts {{ partNumber url headers {{ name value }} sizeBytes }} uploadedParts {{ partNumber etag sizeBytes }}
+"""
+CREATE_SESSION = f"""
+    mutation Create($input: CreateUploadSessionInput!) {{
+        createUploadSession(input: $input) {{ session {{ {SESSION} }} duplicateOf {{ id }} {ERRORS} }}
+    }}
+"""
+FIND_SESSION = f"query Find($id: ID!) {{ uploadSession(id: $id) {{ {SESSION} }} }}"
+COMPLETE = f"""
+    mutation Complete($input: CompleteUploadInput!) {{
+        completeUpload(input: $input) {{ media {{ {MEDIA} }} duplicateOf {{ id }} {ERRORS} }}
+    }}
+"""
+ABORT = f"mutation Abort($id: ID!) {{ abortUpload(sessionId: $id) {{ deletedId {ERRORS} }} }}"
 UPLOAD = f"""
     mutation Upload($input: UploadMediaInput!) {{
         uploadMedia(input: $input) {{ media {{ {MEDIA} }} duplicateOf {{ id }} {ERRORS} }}
@@ -111,6 +127,44 @@ class Client:
         places = {f"input.files.{index}": file for index, file in enumerate(files)}
         payload: Json = await self.send_files(UPLOAD_BATCH, variables, places)
         return payload
+
+    async def begin(self, size: int, filename: str = "photo.jpg", **fields: Any) -> Json:
+        """The payload of `createUploadSession`."""
+        given = {"filename": filename, "contentType": "image/jpeg", "sizeBytes": size, **fields}
+        payload: Json = await self.ask(CREATE_SESSION, input=given)
+        return payload
+
+    async def begun(self, size: int, filename: str = "photo.jpg", **fields: Any) -> Json:
+        """The session of a beginning that goes well."""
+        payload = await self.begin(size, filename, **fields)
+        assert (payload["duplicateOf"], payload["errors"]) == (None, [])
+        session: Json = payload["session"]
+        return session
+
+    async def found(self, session_id: str) -> Json:
+        session: Json = await self.ask(FIND_SESSION, id=session_id)
+        return session
+
+    async def complete(self, session_id: str, **fields: Any) -> Json:
+        payload: Json = await self.ask(COMPLETE, input={"sessionId": session_id, **fields})
+        return payload
+
+    async def completed(self, session_id: str, **fields: Any) -> Json:
+        """The media of a completion that goes well."""
+        payload = await self.complete(session_id, **fields)
+        assert (payload["duplicateOf"], payload["errors"]) == (None, [])
+        media: Json = payload["media"]
+        return media
+
+    async def abort(self, session_id: str) -> Json:
+        payload: Json = await self.ask(ABORT, id=session_id)
+        return payload
+
+    async def sent(self, content: bytes, filename: str = "photo.jpg", **fields: Any) -> Json:
+        """The media of a direct upload, just completed."""
+        session = await self.begun(len(content), filename, **fields)
+        await deliver(session, content)
+        return await self.completed(session["id"])
 
     @asynccontextmanager
     async def socket(self, payload: Json | None = None) -> AsyncIterator[Socket]:
@@ -213,6 +267,27 @@ async def register(url: str, name: str) -> AsyncIterator[Account]:
     assert signed_in["errors"] == []
     async with Account(url, signed_in, email) as account:
         yield account
+
+
+async def put(url: str, headers: Sequence[Json], content: bytes) -> httpx.Response:
+    """A PUT straight into the storage, which is told nothing but what the session says."""
+    async with httpx.AsyncClient(timeout=WAIT_SECONDS) as anybody:
+        return await anybody.put(url, content=content, headers=[(each["name"], each["value"]) for each in headers])
+
+
+async def deliver(session: Json, content: bytes) -> None:
+    """All that the session asks for, parts all at once."""
+    if session["method"] == "SINGLE":
+        answers = [await put(session["uploadUrl"], session["headers"], content)]
+    else:
+        answers = await asyncio.gather(*(put_part(session, part, content) for part in session["parts"]))
+    assert [answer.status_code for answer in answers] == [200] * len(answers), [answer.text for answer in answers]
+
+
+async def put_part(session: Json, part: Json, content: bytes) -> httpx.Response:
+    """This part of the whole content."""
+    start = (part["partNumber"] - 1) * session["partSize"]
+    return await put(part["url"], part["headers"], content[start : start + part["sizeBytes"]])
 
 
 def _only(data: Json) -> Any:

@@ -17,6 +17,7 @@ class Footprint:
     media: int
     events: int
     jobs: int
+    sessions: int
     objects: frozenset[str]
     scratch: frozenset[str]
 
@@ -26,7 +27,7 @@ async def footprint(server: Server) -> Footprint:
     (counts,) = await fetch(
         server,
         "SELECT (SELECT count(*) FROM media) AS media, (SELECT count(media) FROM event) AS events,"
-        " (SELECT count(*) FROM pgqueuer) AS jobs",
+        " (SELECT count(*) FROM pgqueuer) AS jobs, (SELECT count(*) FROM upload_session) AS sessions",
     )
     return Footprint(**counts, objects=_below(server, "files"), scratch=_below(server, "scratch"))
 

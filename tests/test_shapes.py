@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,7 @@ import httpx
 import pytest
 
 from app.settings import load
-from app.wiring import open_storage
-from storage.s3 import DEFAULT_DEADLINE
+from app.wiring import SET_UP_SECONDS, open_storage
 from tests.client import MEDIA, WAIT_SECONDS, WATCH, Account, Json, register
 from tests.contracts.radosgw import missing_binaries, radosgw
 from tests.contracts.rclone import RCLONE, rclone
@@ -24,6 +24,7 @@ from tests.pictures import photograph
 from tests.postgres import create_database, drop_database
 from tests.server import START_SECONDS, Server, free_port, running, wait_for
 
+DEADLINE_SECONDS = 2  # how long what meets no storage here waits for it
 SIZES = [("THUMBNAIL", 150, 150), ("SMALL", 400, 300), ("MEDIUM", 800, 600), ("LARGE", 1600, 1200)]
 PROFILE = f"profile {{ id avatar {{ {MEDIA} }} cover {{ id }} }} errors {{ code message path }}"
 CREATE_PROFILE = f"mutation($input: CreateProfileInput!) {{ createProfile(input: $input) {{ {PROFILE} }} }}"
@@ -171,9 +172,9 @@ async def fragile(
     """Server and worker on that S3."""
     folder = tmp_path_factory.mktemp("fragile")
     with aws_variables():
-        settings = on_s3(bucket.endpoint_url)
+        settings = on_s3(bucket.endpoint_url) | {"storage_deadline": DEADLINE_SECONDS}
         async with with_database(server_dsn, f"fragile_{worker_name}", folder, **settings) as server:
-            # A process that finds no storage when it starts gives up: let it find it.
+            # What is not there when a process starts is set up later, or not at all: let it find its storage.
             log = folder / "worker.log"
             wait_for(lambda: "The worker is ready." in log.read_text(), START_SECONDS)
             yield server
@@ -193,12 +194,53 @@ def storage_away(bucket: Bucket) -> Iterator[Bucket]:
     bucket.start()
 
 
+async def started_on(endpoint_url: str, **settings: Any) -> float:
+    """Opens a storage as every process does, and leaves it; the seconds until it was open."""
+    with aws_variables():
+        began = time.monotonic()
+        async with open_storage(load({}, **on_s3(endpoint_url), secret_key="s" * 32, **settings)):
+            return time.monotonic() - began
+
+
+async def test_a_start_without_its_storage(caplog: pytest.LogCaptureFixture) -> None:
+    """Goes on while the storage is still waited for, and says what is not there."""
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    assert await started_on(nowhere, storage_deadline=timedelta(seconds=60)) < SET_UP_SECONDS + 2
+    assert caplog.messages == []
+    assert await started_on(nowhere, storage_deadline=timedelta(seconds=1)) < 2
+    assert caplog.messages == [
+        "The storage does not answer yet: the bucket heirloom: the storage does not answer (EndpointConnectionError)"
+    ]
+
+
+async def test_a_start_on_a_storage_that_refuses(bucket: Bucket, caplog: pytest.LogCaptureFixture) -> None:
+    assert await started_on(bucket.endpoint_url) < SET_UP_SECONDS
+    refused = [message.partition(". ")[0] for message in caplog.messages]
+    assert refused == [
+        f"The storage could not be set up: {step}"
+        for step in ("uploads from web pages", "unfinished uploads in parts", "what is left in incoming/")
+    ]
+
+
+async def test_clients_are_sent_to_the_public_address(bucket: Bucket) -> None:
+    settings = load({}, **on_s3(bucket.endpoint_url), secret_key="s" * 32, s3_public_url="https://media.example.com")
+    with aws_variables():
+        async with open_storage(settings) as storage:
+            now, minute = datetime.now(UTC), timedelta(minutes=1)
+            urls = [
+                storage.presign_get("a/b.jpg", now=now).url,
+                storage.presign_put("a/b.jpg", size=5, content_type="image/jpeg", now=now, expires_in=minute).url,
+                storage.presign_part("a/b.jpg", "id", 1, size=5, now=now, expires_in=minute).url,
+            ]
+    assert [url.partition("?")[0] for url in urls] == ["https://media.example.com/heirloom/a/b.jpg"] * 3
+
+
 async def test_an_upload_while_the_storage_is_away(fragile: Server, ada: Account, storage_away: Bucket) -> None:
     profile = await ada.profile((await ada.person())["id"])
     storage_away.stop()
     began = time.monotonic()
     payload = await ada.upload(photograph(64, 48), idempotencyKey="again")
-    assert time.monotonic() - began < DEFAULT_DEADLINE.total_seconds()
+    assert 0.9 * DEADLINE_SECONDS < time.monotonic() - began < 3 * DEADLINE_SECONDS
     error = {
         "code": "STORAGE_UNAVAILABLE",
         "message": "The storage does not answer. Nothing was kept; try again later.",

@@ -19,7 +19,7 @@ import pytest
 from app.embedded import EmbeddedPostgres
 from app.postmaster import address
 from graphql_schema.schema import schema
-from tests.client import Client
+from tests.client import Account, Client
 from tests.postgres import create_database, drop_database
 from tests.server import SECRET_KEY, Server, command, environment
 
@@ -94,13 +94,27 @@ def test_help_names_the_commands_and_loads_nothing_heavy(tmp_path: Path) -> None
     )
     told, loaded = ended.stdout.rstrip("\n").rsplit("\n", 1)
     assert told.startswith("usage: heirloom [-h] COMMAND ...")
-    for name in ("serve", "worker", "migrate", "create-admin", "export-schema"):
+    for name in ("serve", "worker", "migrate", "create-admin", "quota", "storage", "export-schema"):
         assert re.search(rf"^ +{name}\b", told, re.MULTILINE)
     assert HEAVY & set(loaded.split()) == set()
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", [[], ["dance"], ["create-admin"], ["serve", "--fast"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["dance"],
+        ["create-admin"],
+        ["serve", "--fast"],
+        ["quota", "ada@example.org"],
+        ["quota", "ada@example.org", "-1"],
+        ["quota", "ada@example.org", "1e9"],
+        ["quota", "ada@example.org", str(2**53)],
+        ["storage"],
+        ["storage", "check", "--grace", "soon"],
+    ],
+)
 def test_what_is_not_a_command_is_refused(tmp_path: Path, arguments: list[str]) -> None:
     status, said, complained = heirloom(*arguments, env=environment(tmp_path))
     assert (status, said) == (2, "")
@@ -193,6 +207,56 @@ def test_a_database_that_does_not_answer_is_told(tmp_path: Path) -> None:
     assert (status, said) == (2, "")
     assert complained.startswith("heirloom: HEIRLOOM_DATABASE_URL: the database can't be used: ")
     assert complained.count("\n") == 1
+
+
+async def test_a_quota_is_set_and_lifted_beside_a_running_server(server: Server, ada: Account) -> None:
+    env = server.environment
+    quota = "{ viewer { storage { quotaBytes } } }"
+    assert await ada.ask(quota) == {"storage": {"quotaBytes": None}}
+    for given, kept in (("1048576", 1048576), ("0", 0), (str(2**53 - 1), 2**53 - 1), ("none", None)):
+        assert heirloom("quota", ada.email.upper(), given, env=env) == (0, "", "")
+        assert await ada.ask(quota) == {"storage": {"quotaBytes": kept}}
+    ended = heirloom("quota", "nobody@example.org", "1", env=env)
+    assert ended == (2, "", "heirloom: No account has this e-mail.\n")
+
+
+# ---------------------------------------------------------------- the storage
+
+
+def test_the_storage_is_set_up_without_a_database(tmp_path: Path) -> None:
+    env = environment(tmp_path / "data")
+    status, said, complained = heirloom("storage", "init", env=env)
+    assert (status, complained) == (0, "")
+    assert said.count("there already") + said.count("done") == len(said.splitlines()) > 0
+    assert (tmp_path / "data" / "files" / ".incoming").is_dir()
+    assert not (tmp_path / "data" / "postgres").exists()
+    again = "".join(f"{line.rpartition(': ')[0]}: there already\n" for line in said.splitlines())
+    assert heirloom("storage", "init", env=env) == (0, again, "")
+
+
+async def test_the_storage_is_checked_without_a_server(folder: Path) -> None:
+    env = environment(folder / "data")
+    empty = "0 objects, and 0 originals that should be among them.\nAll agrees.\n"
+    assert heirloom("storage", "check", env=env) == (0, empty, "")
+    assert not (folder / "data" / "postgres" / "postmaster.pid").exists()
+    stray = folder / "data" / "files" / "stray.jpg"
+    stray.write_bytes(b"bytes")
+    told = "1 objects, and 0 originals that should be among them.\nobjects without a row{}\n    stray.jpg\n{}\n"
+    young = told.format(" that are too young to judge: 1 (no fault)", "All agrees.")
+    assert heirloom("storage", "check", "--repair", env=env) == (0, young, "")
+    zero = ("--grace", "0")
+    assert heirloom("storage", "check", *zero, env=env) == (1, told.format(": 1", "Wrong: 1."), "")
+    dry = ("--repair", "--dry-run")
+    assert heirloom("storage", "check", *dry, *zero, env=env) == (
+        1,
+        told.format(": 1, would be deleted", "Wrong: 1."),
+        "",
+    )
+    assert stray.exists()
+    mended = told.format(": 1, 1 deleted", "All was mended.")
+    assert heirloom("storage", "check", "--repair", *zero, env=env) == (0, mended, "")
+    assert not stray.exists()
+    assert heirloom("storage", "check", *zero, env=env) == (0, empty, "")
 
 
 # ---------------------------------------------------------------- serving

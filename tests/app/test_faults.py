@@ -6,12 +6,12 @@ Each test says what the client makes of it: it tries again and gets what it want
 from __future__ import annotations
 
 import asyncio
-import json
 import subprocess
 import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ import asyncpg
 import httpx
 import pytest
 
+from app import agreement, upload_endings
 from app.settings import load
-from app.wiring import open_storage
+from app.wiring import open_services
 from tests.client import Account, Json, register
 from tests.pictures import photograph
 from tests.postgres import create_database, drop_database
-from tests.server import SECRET_KEY, STOP_SECONDS, command, environment, free_port, spawned, wait_for, wait_until_ready
+from tests.server import SECRET_KEY, STOP_SECONDS, environment, free_port, spawned, wait_for, wait_until_ready
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="kills as Linux does"),
@@ -90,6 +91,10 @@ class World:
         finally:
             await connection.close()
 
+    async def media_of(self, account: Account) -> set[str]:
+        rows = await self.fetch("SELECT id::text FROM media WHERE owner = $1", uuid.UUID(account.id))
+        return {row["id"] for row in rows}
+
     async def dies(self, name: str, moment: str, work: Awaitable[Any]) -> None:
         """The process dies at that moment of the work, and is there again afterwards."""
         self.arm(name, moment)
@@ -98,51 +103,33 @@ class World:
         await asyncio.to_thread(self.wait_for_death, name)
         await asyncio.to_thread(self.start, name)
 
-    async def settle(self) -> None:
-        """What a day brings, at once: all that has run out is swept, and all jobs are done."""
-        # Sessions that nobody goes on with have run out, and so have the URLs of those that ended.
+    async def agree(self) -> None:
+        """After the sweeps: the storage's keys are the database's keys, and nothing waits."""
+        # Nobody goes on with what is open, and no URL is good any more.
         await self.fetch("UPDATE upload_session SET expires_at = now() - interval '1 hour' WHERE state = 'OPEN'")
         await self.fetch("UPDATE pgqueuer SET execute_after = now() WHERE entrypoint = 'erase'")
-        self.stop("worker")
-        await asyncio.to_thread(self.start, "worker")
-        limit = asyncio.get_running_loop().time() + STOP_SECONDS
-        while await self._unsettled():
-            assert asyncio.get_running_loop().time() < limit, await self._unsettled()
-            await asyncio.sleep(0.05)
+        async with open_services(load(self.environment), dsn=self.dsn) as services:
+            await upload_endings.sweep(services)
+            await self._all_done()
+            now = datetime.now(UTC) + timedelta(seconds=1)  # the grace is none, and what is found is older
+            await agreement.check(services, repair=True, now=now)
+            await self._all_done()
+            assert (await agreement.check(services, repair=False, now=now)).faults == 0
+            known = await self.fetch(
+                "SELECT storage_key FROM media WHERE lost_at IS NULL UNION ALL SELECT storage_key FROM variant"
+            )
+            assert {stored.key async for stored in services.storage.list("")} == {row["storage_key"] for row in known}
+            assert [upload async for upload in services.storage.list_multiparts()] == []
+        assert [path for path in (self.folder / "data" / "scratch").glob("*/*") if path.is_file()] == []
 
-    async def _unsettled(self) -> list[dict[str, Any]]:
-        return await self.fetch(
+    async def _all_done(self) -> None:
+        limit = asyncio.get_running_loop().time() + STOP_SECONDS
+        while unsettled := await self.fetch(
             "SELECT entrypoint AS what, status::text FROM pgqueuer WHERE entrypoint IN ('ingest', 'erase') UNION ALL"
             " SELECT 'media', status FROM media WHERE status IN ('PENDING', 'UPLOADED', 'PROCESSING')"
-        )
-
-    async def check(self, *options: str) -> tuple[int, Json]:
-        """`heirloom storage check`: its exit status and report."""
-        ended = await asyncio.to_thread(
-            subprocess.run,
-            command("storage", "check", "--json", *options),
-            env=self.environment,
-            capture_output=True,
-            timeout=60,
-        )
-        assert ended.returncode in {0, 1}, ended.stderr
-        report: Json = json.loads(ended.stdout)
-        return ended.returncode, report
-
-    async def agree(self) -> None:
-        """After the sweeps: the bucket's keys are the database's keys, and nothing waits."""
-        await self.settle()
-        await self.check("--repair", "--grace", "0")
-        assert (await self.check("--grace", "0"))[0] == 0
-        rows = await self.fetch(
-            "SELECT storage_key FROM media WHERE lost_at IS NULL UNION ALL SELECT storage_key FROM variant"
-        )
-        async with open_storage(load(self.environment)) as storage:
-            assert {stored.key async for stored in storage.list("")} == {row["storage_key"] for row in rows}
-            assert [upload async for upload in storage.list_multiparts()] == []
-        assert await self._unsettled() == []
-        unfinished = [path for path in (self.folder / "data" / "scratch").glob("*/*") if path.is_file()]
-        assert unfinished == []
+        ):
+            assert asyncio.get_running_loop().time() < limit, unsettled
+            await asyncio.sleep(0.05)
 
 
 _COMMANDS = {"serve": ["serve", "--no-worker"], "worker": ["worker"]}
@@ -167,9 +154,9 @@ async def ada(world: World) -> AsyncIterator[Account]:
         yield account
 
 
-async def begin(account: Account, content: bytes, content_type: str = "image/jpeg") -> Json:
+async def begin(account: Account, content: bytes, content_type: str = "image/jpeg", key: str | None = None) -> Json:
     """The session of a direct upload."""
-    given = {"filename": "file", "contentType": content_type, "sizeBytes": len(content), "idempotencyKey": "once"}
+    given = {"filename": "file", "contentType": content_type, "sizeBytes": len(content), "idempotencyKey": key}
     payload = await account.ask(CREATE, input=given)
     assert payload["errors"] == []
     session: Json = payload["session"]
@@ -218,48 +205,50 @@ WAYS: dict[str, tuple[Callable[[], bytes], str, str]] = {
 }
 
 
+BEGINNING = {
+    "single": ["begin.in_transaction", "begin.committed"],
+    "multipart": ["begin.multipart_created", "begin.in_transaction", "begin.committed"],
+}
+
+
 # ---------------------------------------------------------------- through GraphQL
 
 
-@pytest.mark.parametrize("moment", ["upload.stored", "upload.in_transaction", "upload.committed"])
-async def test_an_upload_through_graphql(world: World, ada: Account, moment: str) -> None:
-    content = photograph(64, 48)
-    await world.dies("serve", moment, ada.upload(content, idempotencyKey="once"))
-    media_id = (await ada.uploaded(content, idempotencyKey="once"))["id"]
-    await assert_kept(ada, media_id, content)
+async def test_an_upload_through_graphql(world: World, ada: Account) -> None:
+    kept = {}
+    for moment in ("upload.stored", "upload.in_transaction", "upload.committed"):
+        content = photograph(64, 48)
+        await world.dies("serve", moment, ada.upload(content, idempotencyKey=moment))
+        kept[(await ada.uploaded(content, idempotencyKey=moment))["id"]] = content
     await world.agree()
-    assert await world.fetch("SELECT id::text FROM media WHERE owner = $1", uuid.UUID(ada.id)) == [{"id": media_id}]
+    for media_id, content in kept.items():
+        await assert_kept(ada, media_id, content)
+    assert await world.media_of(ada) == set(kept)
 
 
 async def test_an_upload_through_graphql_is_given_up(world: World, ada: Account) -> None:
     await world.dies("serve", "upload.stored", ada.upload(photograph(64, 48)))
     await world.agree()
-    assert await world.fetch("SELECT id FROM media WHERE owner = $1", uuid.UUID(ada.id)) == []
+    assert await world.media_of(ada) == set()
 
 
 # ---------------------------------------------------------------- straight into the storage
 
 
-@pytest.mark.parametrize(
-    ("way", "moment"),
-    [
-        ("multipart", "begin.multipart_created"),
-        ("multipart", "begin.in_transaction"),
-        ("multipart", "begin.committed"),
-        ("single", "begin.in_transaction"),
-        ("single", "begin.committed"),
-    ],
-)
-async def test_the_beginning(world: World, ada: Account, way: str, moment: str) -> None:
+@pytest.mark.parametrize("way", WAYS)
+async def test_the_beginning(world: World, ada: Account, way: str) -> None:
     make, content_type, status = WAYS[way]
-    content = make()
-    await world.dies("serve", moment, begin(ada, content, content_type))
-    session = await begin(ada, content, content_type)  # with the same idempotency key
-    await send(session, content)
-    await assert_kept(ada, await complete(ada, session), content, status)
+    kept = {}
+    for moment in BEGINNING[way]:
+        content = make()
+        await world.dies("serve", moment, begin(ada, content, content_type, moment))
+        session = await begin(ada, content, content_type, moment)  # with the same idempotency key
+        await send(session, content)
+        kept[await complete(ada, session)] = content
     await world.agree()
-    counted = await world.fetch("SELECT count(*) FROM media WHERE owner = $1", uuid.UUID(ada.id))
-    assert counted == [{"count": 1}]
+    for media_id, content in kept.items():
+        await assert_kept(ada, media_id, content, status)
+    assert await world.media_of(ada) == set(kept)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -276,28 +265,30 @@ async def test_the_beginning_is_given_up(world: World, ada: Account, way: str) -
 async def test_the_transfer(world: World, ada: Account, way: str) -> None:
     """The API process, which on local files is the storage too, dies while bytes arrive."""
     make, content_type, status = WAYS[way]
-    content = make()
+    content = make() if way == "multipart" else photograph(2000, 1500)
     session = await begin(ada, content, content_type)
     url = session["uploadUrl"] or session["parts"][0]["url"]
     headers = {header["name"]: header["value"] for header in session["headers"]}
     size = len(content) if way == "single" else session["parts"][0]["sizeBytes"]
-    began = asyncio.Event()
+    began, dead = asyncio.Event(), asyncio.Event()
 
-    async def half() -> AsyncIterator[bytes]:
-        yield content[: size // 2]
+    async def nearly_all() -> AsyncIterator[bytes]:
+        yield content[: size - 1]
         began.set()
-        await asyncio.Event().wait()
+        await dead.wait()
+        yield content[size - 1 : size]
 
     async with httpx.AsyncClient() as anybody:
-        put = anybody.put(url, content=half(), headers={**headers, "content-length": str(size)})
+        put = anybody.put(url, content=nearly_all(), headers={**headers, "content-length": str(size)})
         transfer = asyncio.create_task(put)
         await began.wait()
         files = world.folder / "data" / "files"
         await asyncio.to_thread(wait_for, lambda: any((files / ".incoming").iterdir()))
         world.processes["serve"].kill()
+        await asyncio.to_thread(world.wait_for_death, "serve")
+        dead.set()
         with pytest.raises(httpx.TransportError):
             await transfer
-    world.wait_for_death("serve")
     await asyncio.to_thread(world.start, "serve")
     session = await ada.ask(FIND, id=session["id"])
     await send(session, content)
@@ -305,18 +296,21 @@ async def test_the_transfer(world: World, ada: Account, way: str) -> None:
     await world.agree()
 
 
-@pytest.mark.parametrize("moment", ["complete.gathered", "complete.in_transaction", "complete.committed"])
 @pytest.mark.parametrize("way", WAYS)
-async def test_the_completion(world: World, ada: Account, way: str, moment: str) -> None:
+async def test_the_completion(world: World, ada: Account, way: str) -> None:
     make, content_type, status = WAYS[way]
-    content = make()
-    session = await begin(ada, content, content_type)
-    await send(session, content)
-    await world.dies("serve", moment, complete(ada, session))
-    media_id = await complete(ada, session)
-    assert media_id == session["media"]["id"]
-    await assert_kept(ada, media_id, content, status)
+    kept = {}
+    for moment in ("complete.gathered", "complete.in_transaction", "complete.committed"):
+        content = make()
+        session = await begin(ada, content, content_type)
+        await send(session, content)
+        await world.dies("serve", moment, complete(ada, session))
+        assert await complete(ada, session) == session["media"]["id"]
+        kept[session["media"]["id"]] = content
     await world.agree()
+    for media_id, content in kept.items():
+        await assert_kept(ada, media_id, content, status)
+    assert await world.media_of(ada) == set(kept)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -335,17 +329,19 @@ async def test_the_completion_is_given_up(world: World, ada: Account, way: str) 
     assert (payload["media"], payload["errors"][0]["code"]) == (None, "CONFLICT")
 
 
-@pytest.mark.parametrize("moment", ["end.in_transaction", "end.committed", "abort.committed"])
 @pytest.mark.parametrize("way", WAYS)
-async def test_the_abort(world: World, ada: Account, way: str, moment: str) -> None:
+async def test_the_abort(world: World, ada: Account, way: str) -> None:
     make, content_type, _ = WAYS[way]
-    content = make()
-    session = await begin(ada, content, content_type)
-    await send(session, content)
-    await world.dies("serve", moment, ada.ask(ABORT, id=session["id"]))
-    assert await ada.ask(ABORT, id=session["id"]) == {"deletedId": session["id"], "errors": []}
+    sessions = []
+    for moment in ("end.in_transaction", "end.committed", "abort.committed"):
+        content = make()
+        session = await begin(ada, content, content_type)
+        await send(session, content)
+        await world.dies("serve", moment, ada.ask(ABORT, id=session["id"]))
+        assert await ada.ask(ABORT, id=session["id"]) == {"deletedId": session["id"], "errors": []}
+        sessions.append(session["id"])
     await world.agree()
-    assert (await ada.ask(FIND, id=session["id"]))["state"] == "ABORTED"
+    assert {(await ada.ask(FIND, id=session_id))["state"] for session_id in sessions} == {"ABORTED"}
 
 
 @pytest.mark.parametrize("moment", ["end.in_transaction", "end.committed"])
@@ -357,6 +353,7 @@ async def test_the_expiry(world: World, ada: Account, moment: str) -> None:
     world.stop("worker")
     await asyncio.to_thread(world.start, "worker", moment)
     await asyncio.to_thread(world.wait_for_death, "worker")
+    await asyncio.to_thread(world.start, "worker")
     await world.agree()
     assert (await ada.ask(FIND, id=session["id"]))["state"] == "EXPIRED"
 
@@ -364,34 +361,38 @@ async def test_the_expiry(world: World, ada: Account, moment: str) -> None:
 # ---------------------------------------------------------------- what follows
 
 
-@pytest.mark.parametrize(
-    "moment", ["ingest.begun", "ingest.fetched", "ingest.stored", "ingest.in_transaction", "ingest.committed"]
-)
 @pytest.mark.parametrize("direct", [False, True], ids=["graphql", "direct"])
-async def test_the_processing(world: World, ada: Account, moment: str, direct: bool) -> None:
-    content = photograph(64, 48)
-    world.arm("worker", moment)
-    if direct:
-        session = await begin(ada, content)
-        await send(session, content)
-        media_id = await complete(ada, session)
-    else:
-        media_id = (await ada.uploaded(content))["id"]
-    await asyncio.to_thread(world.wait_for_death, "worker")
-    await asyncio.to_thread(world.start, "worker")
-    await assert_kept(ada, media_id, content)
+async def test_the_processing(world: World, ada: Account, direct: bool) -> None:
+    kept = {}
+    for moment in ("ingest.begun", "ingest.fetched", "ingest.stored", "ingest.in_transaction", "ingest.committed"):
+        content = photograph(64, 48)
+        world.arm("worker", moment)
+        if direct:
+            session = await begin(ada, content)
+            await send(session, content)
+            kept[await complete(ada, session)] = content
+        else:
+            kept[(await ada.uploaded(content))["id"]] = content
+        await asyncio.to_thread(world.wait_for_death, "worker")
+        await asyncio.to_thread(world.start, "worker")
     await world.agree()
+    for media_id, content in kept.items():
+        await assert_kept(ada, media_id, content)
+    assert await world.media_of(ada) == set(kept)
 
 
-@pytest.mark.parametrize("moment", ["purge.in_transaction", "purge.committed"])
-async def test_the_purge(world: World, ada: Account, moment: str) -> None:
-    media = await ada.settled((await ada.uploaded(photograph(64, 48)))["id"])
-    await ada.ask(DELETE, ids=[media["id"]])
-    await world.dies("serve", moment, ada.ask(PURGE, ids=[media["id"]]))
-    await ada.ask(PURGE, ids=[media["id"]])
+async def test_the_purge(world: World, ada: Account) -> None:
+    urls = []
+    for moment in ("purge.in_transaction", "purge.committed"):
+        media = await ada.settled((await ada.uploaded(photograph(64, 48)))["id"])
+        urls += [media["url"], *(variant["url"] for variant in media["variants"])]
+        await ada.ask(DELETE, ids=[media["id"]])
+        await world.dies("serve", moment, ada.ask(PURGE, ids=[media["id"]]))
+        await ada.ask(PURGE, ids=[media["id"]])
     await world.agree()
-    assert await world.fetch("SELECT id FROM media WHERE owner = $1", uuid.UUID(ada.id)) == []
-    assert (await ada.http.get(media["url"], headers={"authorization": ""})).status_code == 404
+    assert await world.media_of(ada) == set()
+    for url in urls:
+        assert (await ada.http.get(url, headers={"authorization": ""})).status_code == 404
 
 
 async def test_the_erasure(world: World, ada: Account) -> None:

@@ -46,7 +46,7 @@ run_dir = {folder}
 admin_socket =
 pid_file =
 log_file = {folder}/$name.log
-rgw_frontends = beast endpoint={gateway}
+rgw_frontends = beast endpoint={gateway}{secure}
 """
 
 
@@ -55,12 +55,21 @@ def missing_binaries() -> list[str]:
 
 
 @contextmanager
-def radosgw(folder: Path) -> Iterator[S3Server]:
+def radosgw(folder: Path, certificate: Path | None = None) -> Iterator[S3Server]:
+    """By https too, with a certificate and its key."""
     monitor, gateway = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    secure = f"127.0.0.1:{free_port()}" if certificate else ""
     fsid, osd = str(uuid.uuid4()), str(uuid.uuid4())
     configuration = folder / "ceph.conf"
     configuration.write_text(
-        _CONFIGURATION.format(fsid=fsid, monitor=monitor, gateway=gateway, folder=folder, memory=MEMORY_BYTES)
+        _CONFIGURATION.format(
+            fsid=fsid,
+            monitor=monitor,
+            gateway=gateway,
+            secure=f" ssl_endpoint={secure} ssl_certificate={certificate}" if certificate else "",
+            folder=folder,
+            memory=MEMORY_BYTES,
+        )
     )
     conf = ("-c", configuration)
     log = folder / "start.log"
@@ -78,7 +87,7 @@ def radosgw(folder: Path) -> Iterator[S3Server]:
         _run(log, "radosgw-admin", *conf, *user, "--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY)
         process = stack.enter_context(daemon("radosgw", *conf, "-n", "client.rgw", "-f", log=log))
         wait_until(lambda: answers(f"http://{gateway}"), process=process, log=log)
-        yield S3Server("radosgw", f"http://{gateway}")
+        yield S3Server("radosgw", f"http://{gateway}", f"https://{secure}" if certificate else None)
 
 
 def _run(log: Path, *command: str | Path) -> None:

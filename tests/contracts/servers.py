@@ -25,6 +25,7 @@ class S3Server:
 
     name: str
     endpoint_url: str
+    secure_url: str | None = None
 
 
 @contextmanager

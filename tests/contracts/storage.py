@@ -1,12 +1,10 @@
 """What every ObjectStorage must do, whichever it is. A subclass gives the `storage` fixture and its URLs' names."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
-from uuid import uuid4
 
 import httpx
 import pytest
@@ -47,16 +45,6 @@ class StorageContract:
     expired_status = 403
     unsigned_status = 403
     partial_status = 206
-
-    @pytest.fixture
-    def folder(self) -> str:
-        """A part of the key space that no other test knows."""
-        return f"test/{uuid4()}"
-
-    @pytest.fixture
-    async def http(self) -> AsyncIterator[httpx.AsyncClient]:
-        async with httpx.AsyncClient() as client:
-            yield client
 
     async def test_bytes_come_back_as_they_went_in(self, storage: ObjectStorage, folder: str) -> None:
         key = f"{folder}/a.jpg"

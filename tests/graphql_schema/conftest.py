@@ -15,6 +15,7 @@ MIB = 1024 * 1024
 FILE_LIMIT = 21 * MIB
 REQUEST_LIMIT = 24 * MIB
 FILES_LIMIT = 3
+UPLOAD_LIMIT = 1024 * MIB
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +26,7 @@ async def unattended(
     name = f"unattended_{worker_name}"
     dsn = await create_database(server_dsn, name)
     limits = {"max_file_bytes": FILE_LIMIT, "max_request_bytes": REQUEST_LIMIT, "max_files": FILES_LIMIT}
+    limits["max_upload_bytes"] = UPLOAD_LIMIT
     with running(tmp_path_factory.mktemp("unattended"), dsn, worker=False, **limits) as server:
         yield server
     await drop_database(server_dsn, name)
@@ -34,6 +36,13 @@ async def unattended(
 async def ida(unattended: Server) -> AsyncIterator[Account]:
     """Somebody who has just registered there."""
     async with register(unattended.url, "Ida") as account:
+        yield account
+
+
+@pytest.fixture(scope="session")
+async def amy(unattended: Server) -> AsyncIterator[Account]:
+    """Somebody for tests that don't mind what she has from others: to register takes longer than to be refused."""
+    async with register(unattended.url, "Amy") as account:
         yield account
 
 

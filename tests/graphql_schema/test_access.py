@@ -39,17 +39,23 @@ def on_each(name: str) -> str:
 
 
 DELETE, REPROCESS = on_each("deleteMedia"), on_each("reprocessMedia")
+RESTORE, PURGE = on_each("restoreMedia"), on_each("purgeMedia")
+ATTACH = (
+    "mutation($ids: [ID!]!, $entity: ID!) { attachMedia(input: {mediaIds: $ids, entityId: $entity})"
+    f" {{ results {{ index id media {{ id }} {ERRORS} }} {ERRORS} }} }}"
+)
 
 
 @dataclass(frozen=True)
 class Family:
-    """What is Ida's."""
+    """What is Ida's; `trashed` is in the trash."""
 
     user: str
     person: str
     profile: str
     media: str
     avatar: str
+    trashed: str
 
 
 @pytest.fixture
@@ -58,7 +64,9 @@ async def family(ida: Account) -> Family:
     profile = await ida.profile(person["id"])
     media = await ida.uploaded(photograph(40, 30), entityId=person["id"])
     avatar = await ida.uploaded(photograph(40, 30), entityId=profile["id"], slot="avatar")
-    return Family(ida.id, person["id"], profile["id"], media["id"], avatar["id"])
+    trashed = await ida.uploaded(photograph(40, 30), entityId=person["id"], isPublic=True)
+    await ida.ask(DELETE, id=trashed["id"])
+    return Family(ida.id, person["id"], profile["id"], media["id"], avatar["id"], trashed["id"])
 
 
 async def everything(server: Server) -> dict[str, Any]:
@@ -76,10 +84,10 @@ def not_found(what: str, field: str | None = None) -> Json:
 # ---------------------------------------------------------------- ids of somebody else's
 
 QUERIES = {
-    "media": (MEDIA, ("media", "avatar", "person", "profile")),
+    "media": (MEDIA, ("media", "avatar", "trashed", "person", "profile")),
     "person": ("query($id: ID!) { person(id: $id) { id } }", ("person", "profile", "media")),
     "profile": ("query($id: ID!) { profile(id: $id) { id } }", ("profile", "person", "media")),
-    "node": ("query($id: ID!) { node(id: $id) { id } }", ("user", "person", "profile", "media", "avatar")),
+    "node": ("query($id: ID!) { node(id: $id) { id } }", ("user", "person", "profile", "media", "avatar", "trashed")),
 }
 
 
@@ -105,7 +113,7 @@ def _batch(name: str) -> tuple[str, Callable[[str, Json], Json]]:
 PEOPLE, PROFILES, PICTURES = (
     ("person", "profile", "media"),
     ("profile", "person", "media"),
-    ("media", "avatar", "person"),
+    ("media", "avatar", "trashed", "person"),
 )
 MUTATIONS = {
     "updatePerson": (
@@ -125,6 +133,8 @@ MUTATIONS = {
     "updateMedia": (*_payload("media { id }", "media", 'updateMedia(input: {id: $id, title: "Mine"})'), PICTURES),
     "deleteMedia": (*_batch("deleteMedia"), PICTURES),
     "reprocessMedia": (*_batch("reprocessMedia"), PICTURES),
+    "restoreMedia": (*_batch("restoreMedia"), PICTURES),
+    "purgeMedia": (*_batch("purgeMedia"), PICTURES),
 }
 
 
@@ -191,6 +201,25 @@ async def test_a_stranger_places_nothing_by_the_batch(unattended: Server, family
             ]
             assert await bob.upload_batch(files, entityId=given) == {"results": results, "errors": []}
             assert await nobody.upload_batch(files, entityId=given) == {"results": [], "errors": [SIGN_IN_FIRST]}
+    assert await everything(unattended) == before
+
+
+async def test_a_stranger_attaches_nothing(unattended: Server, family: Family, bob: Account) -> None:
+    """Neither what is hers to something of theirs, nor theirs to what is hers."""
+    mine, person = await bob.uploaded(photograph(20, 20)), await bob.person()
+    before = await everything(unattended)
+    refused = {"results": [], "errors": [SIGN_IN_FIRST]}
+    async with Client(unattended.url) as nobody:
+        for given in ids(family, PICTURES):
+            error = {**not_found("media"), "path": ["input", "mediaIds", "0"]}
+            result = {"index": 0, "id": given, "media": None, "errors": [error]}
+            assert await bob.ask(ATTACH, ids=[given], entity=person["id"]) == {"results": [result], "errors": []}
+            assert await nobody.ask(ATTACH, ids=[given], entity=person["id"]) == refused
+        for given in ids(family, PEOPLE):
+            nowhere = {"results": [], "errors": [not_found("entity", "entityId")]}
+            assert await bob.ask(ATTACH, ids=[mine["id"]], entity=given) == nowhere
+            assert await bob.ask(ATTACH, ids=[family.media], entity=given) == nowhere
+            assert await nobody.ask(ATTACH, ids=[mine["id"]], entity=given) == refused
     assert await everything(unattended) == before
 
 
@@ -278,6 +307,27 @@ async def test_what_is_no_public_id_is_nothing(unattended: Server, family: Famil
                 assert await who.post(PUBLIC_MEDIA, id=given) == {"data": {"publicMedia": None}}
 
 
+LOST = "lost_at = now(), status = 'FAILED', failure_code = 'STORAGE', failure_message = 'Gone.'"
+
+
+@pytest.mark.parametrize("change", ["status = 'PENDING'", LOST], ids=["pending", "lost"])
+async def test_what_has_no_bytes_is_not_public(
+    unattended: Server, ida: Account, bob: Account, public: Json, change: str
+) -> None:
+    await execute(dsn_of(unattended), f"UPDATE media SET {change} WHERE id = $1", uuid.UUID(public["id"]))
+    statuses = (
+        "query($tags: [String!]) { library(filter: {tags: $tags, statuses: [PENDING, FAILED]}) { nodes { id } } }"
+    )
+    async with Client(unattended.url) as nobody:
+        for who in (nobody, bob):
+            assert await seen(who, public) == [None, None, None, 0]
+            assert await who.ask(statuses, tags=public["tags"]) == {"nodes": []}
+    # Its owner finds it by its id, and in lists when asked for.
+    it = {"id": public["id"]}
+    assert await seen(ida, public) == [None, it, it, 0]
+    assert await ida.ask(statuses, tags=public["tags"]) == {"nodes": [it]}
+
+
 @pytest.mark.parametrize("moderation", ["PENDING", "REJECTED"])
 async def test_what_is_not_approved_is_not_public(
     unattended: Server, ida: Account, bob: Account, public: Json, moderation: str
@@ -312,10 +362,11 @@ async def test_who_sees_public_media_may_not_change_it(
     refused = {"results": [{"index": 0, "id": public["id"], "media": None, "errors": [forbidden]}], "errors": []}
     assert await bob.ask(UPDATE, id=public["id"]) == {"media": None, "errors": [forbidden]}
     assert await bob.ask(DELETE, id=public["id"]) == refused
-    assert await bob.ask(REPROCESS, id=public["id"]) == refused
+    for change in (REPROCESS, RESTORE, PURGE):
+        assert await bob.ask(change, id=public["id"]) == refused
     async with Client(unattended.url) as nobody:
         assert await nobody.ask(UPDATE, id=public["id"]) == {"media": None, "errors": [SIGN_IN_FIRST]}
-        for change in (DELETE, REPROCESS):
+        for change in (DELETE, REPROCESS, RESTORE, PURGE):
             assert await nobody.ask(change, id=public["id"]) == {"results": [], "errors": [SIGN_IN_FIRST]}
     assert await everything(unattended) == before
 
@@ -412,9 +463,11 @@ async def test_an_admin_may_do_everything(unattended: Server, admin: Account, id
     ):
         assert (await admin.ask(query, id=what))["errors"] == []
     assert (await admin.uploaded(photograph(20, 20), entityId=family.person))["owner"] == {"id": admin.id}
-    assert (await admin.ask(DELETE, id=family.media))["results"] == [
-        {"index": 0, "id": family.media, "media": {"id": family.media}, "errors": []}
-    ]
+    done = {"index": 0, "id": family.media, "media": {"id": family.media}, "errors": []}
+    attached = await admin.ask(ATTACH, ids=[family.media], entity=family.profile)
+    assert attached == {"results": [done], "errors": []}
+    for change, media in ((DELETE, done["media"]), (RESTORE, done["media"]), (DELETE, done["media"]), (PURGE, None)):
+        assert (await admin.ask(change, id=family.media))["results"] == [{**done, "media": media}]
     for query, what in ((MUTATIONS["deleteProfile"][0], family.profile), (MUTATIONS["deletePerson"][0], family.person)):
         assert await admin.ask(query, id=what) == {"deletedId": what, "errors": []}
     assert await ida.ask("{ viewer { people { nodes { id } } profiles { nodes { id } } } }") == {
@@ -429,4 +482,8 @@ async def test_who_owns_the_entity_may_change_what_others_placed_there(
     placed = await admin.uploaded(photograph(20, 20), entityId=family.person)
     assert await ida.ask(UPDATE, id=placed["id"]) == {"media": {"title": "Mine"}, "errors": []}
     result = {"index": 0, "id": placed["id"], "media": {"id": placed["id"]}, "errors": []}
+    for change in (DELETE, RESTORE):
+        assert await ida.ask(change, id=placed["id"]) == {"results": [result], "errors": []}
+    assert await ida.ask(ATTACH, ids=[placed["id"]], entity=family.profile) == {"results": [result], "errors": []}
     assert await ida.ask(DELETE, id=placed["id"]) == {"results": [result], "errors": []}
+    assert await ida.ask(PURGE, id=placed["id"]) == {"results": [{**result, "media": None}], "errors": []}

@@ -279,6 +279,57 @@ async def test_a_gallery_of_an_entity(ida: Account) -> None:
         assert await ida.ask(query, id=person["id"], slot=slot) == nothing
 
 
+# ---------------------------------------------------------------- what has no bytes
+
+
+async def test_what_has_no_bytes_is_listed_only_where_it_is_asked_for(unattended: Server, ida: Account) -> None:
+    person = await ida.person()
+    tag = secrets.token_hex(8)
+    lost = {"lost_at": EPOCH, "status": "FAILED", "failure_code": "STORAGE", "failure_message": "Gone."}
+    failed = {"status": "FAILED", "failure_code": "CORRUPT", "failure_message": ""}
+    rows: list[dict[str, Any]] = [{}, {"status": "PENDING"}, lost, failed]
+    rows += [{**row, "deleted_at": day(9)} for row in rows]
+    place = {"entity": uuid.UUID(person["id"]), "slot": "photos", "tags": [tag]}
+    placed = [{**row, **place, "created_at": day(number)} for number, row in enumerate(rows)]
+    ids = await insert_media(dsn_of(unattended), ida.id, placed)
+    of_person = """query($id: ID!, $filter: MediaFilter) { person(id: $id) {
+        media(filter: $filter, first: 100) { nodes { id } totalCount } } }"""
+    cases: list[tuple[Json, list[int]]] = [
+        ({}, [3, 0]),
+        ({"statuses": None}, [3, 0]),
+        ({"statuses": ["PENDING"]}, [1]),
+        ({"statuses": ["FAILED"]}, [3, 2]),
+        ({"statuses": ["READY", "FAILED", "PENDING"]}, [3, 2, 1, 0]),
+        ({"statuses": []}, []),
+        ({"inTrash": True}, [7, 4]),
+        ({"inTrash": True, "statuses": ["PENDING", "FAILED"]}, [7, 6, 5]),
+    ]
+    for given, expected in cases:
+        which = {**given, "tags": [tag]}
+        library = await ida.ask(LIST, filter=which, first=100)
+        of_entity = (await ida.ask(of_person, id=person["id"], filter=which))["media"]
+        for page in (library, of_entity):
+            assert ([ids.index(node["id"]) for node in page["nodes"]], page["totalCount"]) == (
+                expected,
+                len(expected),
+            ), given
+    urls = [(media["url"], media["urlExpiresAt"]) for media in [await ida.ask(GET, id=one) for one in ids]]
+    assert [url != (None, None) for url in urls] == [True, False, False, True] * 2
+
+
+@pytest.mark.parametrize("slot", ["avatar", "cover"])
+async def test_a_slot_for_one_shows_what_has_bytes(unattended: Server, ida: Account, slot: str) -> None:
+    profile = await ida.profile((await ida.person())["id"])
+    place = {"entity": uuid.UUID(profile["id"]), "slot": slot}
+    lost = {"lost_at": EPOCH, "status": "FAILED", "failure_code": "STORAGE", "failure_message": "Gone."}
+    query = f"query($id: ID!) {{ profile(id: $id) {{ {slot} {{ id }} }} }}"
+    await insert_media(dsn_of(unattended), ida.id, [{**place, "status": "PENDING"}, {**place, **lost}])
+    assert await ida.ask(query, id=profile["id"]) == {slot: None}
+    (there,) = await insert_media(dsn_of(unattended), ida.id, [place])
+    await insert_media(dsn_of(unattended), ida.id, [{**place, "status": "PENDING"}, {**place, **lost}])
+    assert await ida.ask(query, id=profile["id"]) == {slot: {"id": there}}
+
+
 # ---------------------------------------------------------------- node
 
 
@@ -387,9 +438,11 @@ async def test_ready_and_failed_are_processed_again(server: Server, ada: Account
 async def test_what_waits_or_has_no_bytes_is_not_processed_again(unattended: Server, ida: Account) -> None:
     waiting, gone = await picture(ida), await picture(ida)
     await ida.ask(DELETE, ids=[gone["id"]])
+    lost = {"lost_at": EPOCH, "status": "FAILED", "failure_code": "STORAGE", "failure_message": "Gone."}
+    pending, lost_id = await insert_media(dsn_of(unattended), ida.id, [{"status": "PENDING"}, lost])
     before = await footprint(unattended)
     error = {"code": "BAD_INPUT", "message": "This is in the trash, or has no bytes yet.", "path": ["input", "ids"]}
-    assert await ida.ask(REPROCESS, ids=[waiting["id"], gone["id"]]) == {
+    assert await ida.ask(REPROCESS, ids=[waiting["id"], gone["id"], pending, lost_id]) == {
         "results": [
             {
                 "index": 0,
@@ -398,6 +451,8 @@ async def test_what_waits_or_has_no_bytes_is_not_processed_again(unattended: Ser
                 "errors": [],
             },
             {"index": 1, "id": gone["id"], "media": None, "errors": [error]},
+            {"index": 2, "id": pending, "media": None, "errors": [error]},
+            {"index": 3, "id": lost_id, "media": None, "errors": [error]},
         ],
         "errors": [],
     }

@@ -37,6 +37,15 @@ LIBRARY = """query($first: Int!) { library(first: $first) {
     }
     totalCount pageInfo { hasNextPage endCursor }
 } }"""
+UPLOADS = """{ viewer { uploadSessions {
+    id state uploadUrl headers { name value } totalParts parts { partNumber url } uploadedParts { etag }
+    media { id status url owner { id } entity { id } variants { name } }
+} } }"""
+BEGIN = """mutation($size: BigInt!, $entity: ID) {
+    createUploadSession(input: {filename: "a.jpg", contentType: "image/jpeg", sizeBytes: $size, entityId: $entity}) {
+        session { id }
+    }
+}"""
 REGISTER = "mutation($input: RegisterInput!) { register(input: $input) { accessToken user { id } } }"
 PERSON = "mutation($name: String!) { createPerson(input: {name: $name}) { person { id } } }"
 PROFILE = "mutation($person: ID!) { createProfile(input: {personId: $person}) { profile { id } } }"
@@ -130,3 +139,24 @@ async def test_a_page_of_the_library_costs_the_same_whatever_its_length(dsn: str
     told = "\n\n".join(f"first: {first}\n" + "\n".join(statements) for first, statements in spoken.items())
     # Who asks, the page, its count; users, entities, persons, profiles, variants.
     assert [len(statements) for statements in spoken.values()] == [MOST, MOST], told
+
+
+async def test_uploads_that_go_on_cost_the_same_however_many_they_are(dsn: str, tmp_path: Path) -> None:
+    async with in_this_process(dsn, tmp_path) as client:
+        given = {"email": "grace@example.org", "password": PASSWORD, "displayName": "Grace"}
+        client.headers["authorization"] = f"Bearer {(await ask(client, REGISTER, input=given))['accessToken']}"
+        spoken: list[list[str]] = []
+        for number in (2, 20):
+            for _ in range(number):
+                person = (await ask(client, PERSON, name="Somebody"))["person"]["id"]
+                for size in (1, 6 * 1024**2):
+                    assert (await ask(client, BEGIN, size=size, entity=person))["session"]
+            async with one_connection() as connection:
+                await ask(client, UPLOADS)
+                with logged(connection) as statements:
+                    viewer = await ask(client, UPLOADS)
+                spoken.append(list(statements))
+            assert {len(session["parts"]) for session in viewer["uploadSessions"]} == {0, 1}
+    assert len(viewer["uploadSessions"]) == 2 * 22
+    # Who asks, the account, the sessions; their media; the sessions again, for their parts; users, entities, variants.
+    assert [len(statements) for statements in spoken] == [MOST, MOST], "\n".join(spoken[-1])

@@ -1,11 +1,16 @@
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
+import httpx
 import pytest
+import trustme
 from litestar import Litestar
 
-pytest.register_assert_rewrite("tests.contracts.storage")
+pytest.register_assert_rewrite("tests.contracts.storage", "tests.contracts.direct_uploads")
 
 from app.files import file_routes  # noqa: E402 - the suite's asserts must be rewritten before it is imported
 from storage.local import LocalStorage  # noqa: E402
@@ -28,10 +33,30 @@ async def served_local_storage(root: Path) -> AsyncIterator[LocalStorage]:
 
 
 @asynccontextmanager
-async def opened_storage(server: S3Server) -> AsyncIterator[S3Storage]:
-    async with S3Storage.open_bucket("contract", region=REGION, endpoint_url=server.endpoint_url) as storage:
-        await storage.ensure_bucket()
+async def opened_storage(endpoint_url: str) -> AsyncIterator[S3Storage]:
+    async with S3Storage.open_bucket("contract", region=REGION, endpoint_url=endpoint_url) as storage:
+        await storage.set_up()
         yield storage
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """For 127.0.0.1: `server` is it with its key, `authority` who has to be trusted for it."""
+
+    server: Path
+    authority: Path
+
+
+@pytest.fixture
+def folder() -> str:
+    """A part of the key space that no other test knows."""
+    return f"test/{uuid4()}"
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient() as client:
+        yield client
 
 
 @pytest.fixture(scope="session")
@@ -41,32 +66,76 @@ async def local_storage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterat
 
 
 @pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    folder = tmp_path_factory.mktemp("certificate")
+    made = Certificate(folder / "server.pem", folder / "authority.pem")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(made.authority))
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(made.server))
+    return made
+
+
+@pytest.fixture
+async def https(certificate: Certificate) -> AsyncIterator[httpx.AsyncClient]:
+    """A client that trusts the certificate."""
+    async with httpx.AsyncClient(verify=ssl.create_default_context(cafile=certificate.authority)) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
 def rclone_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     with rclone(tmp_path_factory.mktemp("rclone")) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def radosgw_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+def secure_rclone_server(tmp_path_factory: pytest.TempPathFactory, certificate: Certificate) -> Iterator[S3Server]:
+    with rclone(tmp_path_factory.mktemp("rclone"), certificate.server) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def radosgw_server(tmp_path_factory: pytest.TempPathFactory, certificate: Certificate) -> Iterator[S3Server]:
     if missing := missing_binaries():
         pytest.skip(f"Debian's radosgw is not installed: no {', '.join(missing)}")
-    with radosgw(tmp_path_factory.mktemp("radosgw")) as server:
+    with radosgw(tmp_path_factory.mktemp("radosgw"), certificate.server) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 async def rclone_storage(rclone_server: S3Server, aws_credentials: None) -> AsyncIterator[S3Storage]:
-    async with opened_storage(rclone_server) as storage:
+    async with opened_storage(rclone_server.endpoint_url) as storage:
+        yield storage
+
+
+@pytest.fixture(scope="session")
+async def secure_rclone_storage(secure_rclone_server: S3Server, trusting: None) -> AsyncIterator[S3Storage]:
+    async with opened_storage(secure_rclone_server.endpoint_url) as storage:
         yield storage
 
 
 @pytest.fixture(scope="session")
 async def radosgw_storage(radosgw_server: S3Server, aws_credentials: None) -> AsyncIterator[S3Storage]:
-    async with opened_storage(radosgw_server) as storage:
+    async with opened_storage(radosgw_server.endpoint_url) as storage:
+        yield storage
+
+
+@pytest.fixture(scope="session")
+async def secure_radosgw_storage(radosgw_server: S3Server, trusting: None) -> AsyncIterator[S3Storage]:
+    assert radosgw_server.secure_url is not None
+    async with opened_storage(radosgw_server.secure_url) as storage:
         yield storage
 
 
 @pytest.fixture(scope="session")
 def aws_credentials() -> Iterator[None]:
     with aws_variables():
+        yield
+
+
+@pytest.fixture(scope="session")
+def trusting(aws_credentials: None, certificate: Certificate) -> Iterator[None]:
+    """S3 clients, from now on, trust the certificate."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_CA_BUNDLE", str(certificate.authority))
         yield

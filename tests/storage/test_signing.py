@@ -1,6 +1,7 @@
 import random
 import string
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import botocore.auth
@@ -10,7 +11,9 @@ from botocore.config import Config
 
 from storage.base import InvalidSignature, SignatureExpired
 from storage.disposition import MAX_FILENAME_CHARACTERS, content_disposition, safe_filename
-from storage.signing import Disposition, S3Credentials, S3Presigner, SigningWindow, UrlSigner, disposition_for
+from storage.keys import content_type_of
+from storage.s3_signing import S3Credentials, S3Presigner
+from storage.signing import Disposition, Period, SigningWindow, UrlSigner, disposition_for
 
 KEY_CHARACTERS = string.ascii_letters + string.digits + "._-"
 FILENAMES = [
@@ -157,31 +160,41 @@ class TestS3Presigner:
         monkeypatch.setattr(botocore.auth, "get_current_datetime", lambda: times[-1].replace(tzinfo=None))
         return times
 
-    @pytest.mark.parametrize("token", [None, "FwoGZXIvYXdzE//a+token/with=odd=="], ids=["key", "token"])
-    @pytest.mark.parametrize("endpoint_url", ENDPOINTS)
-    @pytest.mark.parametrize("region", ["us-east-1", "eu-central-1"])
-    def test_the_same_bytes_as_botocore(
+    @pytest.fixture(params=[None, "FwoGZXIvYXdzE//a+token/with=odd=="], ids=["key", "token"])
+    def credentials(self, request: pytest.FixtureRequest) -> S3Credentials:
+        return S3Credentials("AKIA/EXAMPLE+", "secret/with+odd=characters", request.param)
+
+    @pytest.fixture(params=["us-east-1", "eu-central-1"])
+    def region(self, request: pytest.FixtureRequest) -> str:
+        name: str = request.param
+        return name
+
+    @pytest.fixture(params=ENDPOINTS)
+    def client(
         self,
+        request: pytest.FixtureRequest,
         oracle: botocore.session.Session,
-        clock: list[datetime],
-        endpoint_url: str | None,
-        token: str | None,
+        credentials: S3Credentials,
         region: str,
-    ) -> None:
-        credentials = S3Credentials("AKIA/EXAMPLE+", "secret/with+odd=characters", token)
-        client = oracle.create_client(
+    ) -> Any:
+        return oracle.create_client(
             "s3",
             region_name=region,
-            endpoint_url=endpoint_url,
+            endpoint_url=request.param,
             aws_access_key_id=credentials.access_key,
             aws_secret_access_key=credentials.secret_key,
-            aws_session_token=token,
+            aws_session_token=credentials.session_token,
             config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
         )
-        ours = S3Presigner(
+
+    @pytest.fixture
+    def ours(self, client: Any, credentials: S3Credentials, region: str) -> S3Presigner:
+        return S3Presigner(
             endpoint_url=client.meta.endpoint_url, bucket="my-bucket", region=region, credentials=credentials
         )
-        source = random.Random(f"{endpoint_url}{token}{region}")
+
+    def test_the_same_bytes_as_botocore(self, ours: S3Presigner, client: Any, clock: list[datetime]) -> None:
+        source = random.Random(client.meta.endpoint_url)
         for filename in FILENAMES:
             key = random_key(source)
             disposition = disposition_for(key, inline=source.random() < 0.5)
@@ -196,6 +209,36 @@ class TestS3Presigner:
             expected = client.generate_presigned_url("get_object", parameters, ExpiresIn=int(lifetime.total_seconds()))
             assert ours.url(key, period=period, disposition=disposition, filename=filename) == expected
         assert urlsplit(expected).path.endswith(f"/my-bucket/{key}")
+
+    def test_a_put_has_the_same_bytes_as_botocores(self, ours: S3Presigner, client: Any, clock: list[datetime]) -> None:
+        source = random.Random(client.meta.endpoint_url)
+        for upload_id in ("0f" * 16, "2~bVSoDcl-l8aiS1ley_deOzHSzeu9Sn5", "odd/+= &.id~"):
+            key = random_key(source)
+            moment = NOW + timedelta(seconds=source.uniform(0, 10**8))
+            lifetime = timedelta(seconds=source.randint(1, 604_800))
+            period = Period.starting(moment, lifetime)
+            size, number = source.randint(0, 5 * 1024**3), source.randint(1, 10_000)
+            clock.append(moment)
+
+            sized = {"Bucket": "my-bucket", "Key": key, "ContentLength": size}
+            put = sized | {"ContentType": content_type_of(key)}
+            part = sized | {"PartNumber": number, "UploadId": upload_id}  # in the order of the URL
+            seconds = int(lifetime.total_seconds())
+            assert ours.put_url(
+                key, size=size, content_type=content_type_of(key), period=period
+            ) == client.generate_presigned_url("put_object", put, ExpiresIn=seconds)
+            assert ours.part_url(key, upload_id, number, size=size, period=period) == client.generate_presigned_url(
+                "upload_part", part, ExpiresIn=seconds
+            )
+
+    def test_a_put_does_not_change_what_a_get_looks_like(self) -> None:
+        ours = S3Presigner(
+            endpoint_url="https://s3.example.com", bucket="b", region="r", credentials=S3Credentials("a", "s")
+        )
+        period = SigningWindow().at(NOW)
+        before = ours.url("a.jpg", period=period, disposition="inline", filename=None)
+        ours.put_url("a.jpg", size=1, content_type="image/jpeg", period=period)
+        assert ours.url("a.jpg", period=period, disposition="inline", filename=None) == before
 
 
 class TestContentDisposition:
