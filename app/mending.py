@@ -31,6 +31,7 @@ async def lose(row: Known, now: datetime) -> bool:
         Media.failure_code: GONE.code.value,
         Media.failure_message: GONE.message,
         Media.lost_at: now,
+        Media.idempotency_key: None,  # whoever sends them again gets media that has its bytes
         Media.updated_at: now,
     }
     async with DB.transaction() as transaction:

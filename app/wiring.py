@@ -57,6 +57,7 @@ async def open_services(settings: Settings, *, dsn: str) -> AsyncIterator[Servic
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(open_database(dsn, connections=settings.database_pool))
         storage = await stack.enter_async_context(open_storage(settings))
+        await stack.enter_async_context(being_set_up(storage))
         yield Services(
             settings=settings,
             scratch=stack.enter_context(own_scratch(settings.scratch_dir)),
@@ -84,6 +85,7 @@ async def open_database(dsn: str, *, connections: int) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def open_storage(settings: Settings) -> AsyncIterator[ObjectStorage]:
+    """The storage as it is; `set_up` makes what it lacks."""
     window = settings.url_lifetime / WINDOWS_PER_LIFETIME
     if settings.storage == "local":
         # Not for other accounts of the machine. The data folder itself is passed by PostgreSQL's.
@@ -114,14 +116,19 @@ async def open_storage(settings: Settings) -> AsyncIterator[ObjectStorage]:
         deadline=settings.storage_deadline,
         unfinished=settings.upload_session_lifetime + UNFINISHED,
     ) as storage:
-        setting_up = asyncio.create_task(_set_up(storage))
-        try:
-            # What needs no bytes goes on without a storage that is away: uploads are refused, and jobs tried again.
-            await asyncio.wait({setting_up}, timeout=SET_UP_SECONDS)
-            yield storage
-        finally:
-            setting_up.cancel()
-            await asyncio.gather(setting_up, return_exceptions=True)
+        yield storage
+
+
+@asynccontextmanager
+async def being_set_up(storage: ObjectStorage) -> AsyncIterator[None]:
+    """What needs no bytes goes on without a storage that is away: uploads are refused, and jobs tried again."""
+    setting_up = asyncio.create_task(_set_up(storage))
+    try:
+        await asyncio.wait({setting_up}, timeout=SET_UP_SECONDS)
+        yield
+    finally:
+        setting_up.cancel()
+        await asyncio.gather(setting_up, return_exceptions=True)
 
 
 async def _set_up(storage: ObjectStorage) -> None:

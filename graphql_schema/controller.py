@@ -47,6 +47,7 @@ from graphql_schema.refusals import (
 )
 from graphql_schema.requests import GraphQLRequest, request_data
 from graphql_schema.sockets import TransportHandler, socket_authorization
+from storage.local_files import DISK_RESERVE
 
 # A page of another site can send a multipart form with the reader's credentials unasked, but none of these headers:
 # they make the browser ask first (a CORS preflight).
@@ -59,7 +60,6 @@ PREFLIGHT_HEADERS = (
 )
 # A file of nobody's is read only so that a client which sends before it listens gets its answer.
 ANONYMOUS_BYTES = 32 * 1024 * 1024
-DISK_RESERVE = 256 * 1024 * 1024  # left for the database, which may share the disk and stops without
 CONNECTION_INIT_TIMEOUT = timedelta(seconds=10)  # an honest client sends it with its first packet
 
 Viewer = TypeVar("Viewer")

@@ -16,8 +16,6 @@ from io import FileIO
 from pathlib import Path
 
 from storage.base import (
-    MAX_PARTS,
-    MIN_PART_BYTES,
     InvalidKey,
     InvalidParts,
     OpenUpload,
@@ -26,6 +24,7 @@ from storage.base import (
 )
 from storage.keys import validate_key
 from storage.local_files import Incoming, etag_of, failures, fsync, join
+from storage.parts import check_parts
 
 KEY_FILE = "key"
 UPLOAD_ID_BYTES = 16
@@ -96,7 +95,7 @@ class PartsFolder:
         A crash before the end leaves it open, to be completed again. Raises UploadNotFound, InvalidParts, BeingEnded.
         """
         with self._ending(key, upload_id) as folder:
-            _check(parts, {part.number: part for part in self.parts(key, upload_id)})
+            check_parts(parts, self.parts(key, upload_id))  # before a byte is copied
             with failures(f"completing {key}"), self._incoming.unfinished() as temporary:
                 join(temporary, _opened(folder, parts))
                 publish(temporary)
@@ -150,24 +149,6 @@ def _ended_meanwhile(upload_id: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise UploadNotFound(upload_id) from None
-
-
-def _check(parts: Sequence[StoredPart], arrived: dict[int, StoredPart]) -> None:
-    """Raises InvalidParts, before a byte is copied."""
-    if not 0 < len(parts) <= MAX_PARTS:
-        raise InvalidParts(f"an upload has 1 to {MAX_PARTS} parts, not {len(parts)}")
-    former = 0
-    for place, part in enumerate(parts, 1):
-        if part.number <= former:
-            raise InvalidParts(f"part {part.number} comes after part {former}")
-        former = part.number
-        stored = arrived.get(part.number)
-        if stored is None or stored.etag != part.etag:
-            raise InvalidParts(f"part {part.number} has not arrived, or not with the ETag {part.etag}")
-        if stored.size < MIN_PART_BYTES and place < len(parts):
-            raise InvalidParts(
-                f"part {part.number} has {stored.size} bytes: only the last may be under {MIN_PART_BYTES}"
-            )
 
 
 def _opened(folder: Path, parts: Sequence[StoredPart]) -> Iterator[FileIO]:

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from app.settings import load
-from app.wiring import SET_UP_SECONDS, open_storage
+from app.wiring import SET_UP_SECONDS, being_set_up, open_storage
 from tests.client import MEDIA, WAIT_SECONDS, WATCH, Account, Json, register
 from tests.contracts.radosgw import missing_binaries, radosgw
 from tests.contracts.rclone import RCLONE, rclone
@@ -198,7 +198,8 @@ async def started_on(endpoint_url: str, **settings: Any) -> float:
     """Opens a storage as every process does, and leaves it; the seconds until it was open."""
     with aws_variables():
         began = time.monotonic()
-        async with open_storage(load({}, **on_s3(endpoint_url), secret_key="s" * 32, **settings)):
+        settings_given = load({}, **on_s3(endpoint_url), secret_key="s" * 32, **settings)
+        async with open_storage(settings_given) as storage, being_set_up(storage):
             return time.monotonic() - began
 
 
