@@ -9,7 +9,7 @@ from typing import Any
 from piccolo.columns import Column
 
 from app import entities, events, media, trash, uploads
-from app.access import Viewer, changeable_media, refusal, signed_in
+from app.access import NOTHING, Viewer, changeable_media, refusal, signed_in
 from app.db import HeirloomTransaction, hydrate
 from app.errors import BadInput, Conflict, HeirloomError, relocated
 from app.piccolo_conf import DB
@@ -34,7 +34,7 @@ async def attach(
         raise BadInput(f"The slot “{place.slot.name}” holds one.", "media_ids")
     async with DB.transaction() as transaction:
         await _hold(who, place.entity, media_ids)
-        checked = await _checked(who, media_ids, place.slot)
+        checked = await _checked(who, media_ids, place.entity, place.slot)
         if any(isinstance(each, HeirloomError) for each in checked):
             return [_refused(each) for each in checked]
         found = {each.id: each for each in checked if isinstance(each, Media)}
@@ -52,10 +52,15 @@ async def _hold(viewer: Viewer, target: Entity, media_ids: Sequence[uuid.UUID]) 
         await entities.hold(viewer, target.id)  # unless it has gone since it was found
 
 
-async def _checked(viewer: Viewer, media_ids: Sequence[uuid.UUID], slot: Slot) -> list[Media | HeirloomError]:
+async def _checked(
+    viewer: Viewer, media_ids: Sequence[uuid.UUID], entity: Entity, slot: Slot
+) -> list[Media | HeirloomError]:
     """Each of the media, kept as it is until the transaction ends, or why it has no place in the slot."""
-    wanted = Media.select().where(Media.id.is_in(list(media_ids)), changeable_media(viewer))
-    rows = await wanted.order_by(Media.id).lock_rows("UPDATE")
+    wanted = Media.id.is_in(list(media_ids)) & changeable_media(viewer)
+    # What is to give way is locked with them, by id: it may be what another is just attaching elsewhere, and that one
+    # wants what is to be placed here.
+    given_way = (Media.entity == entity.id) & (Media.slot == slot.name) if slot.single else NOTHING
+    rows = await Media.select().where(wanted | given_way).order_by(Media.id).lock_rows("UPDATE")
     found = {row["id"]: hydrate(Media, row) for row in rows}
     seen = {each.id for each in await media.load(viewer, media_ids)}
     checked: list[Media | HeirloomError] = []

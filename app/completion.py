@@ -91,10 +91,10 @@ async def complete(
     media = await _acknowledge(upload, key) if key is not None else None
     if media is None:  # nothing has arrived, or somebody else was faster
         session = await find(owner, session_id)
+        if key is not None and (session is None or session.state != UploadState.COMPLETED):
+            await uploads.discard(services, key)  # joined after the end had its bytes erased, perhaps
         if session is None:
             raise no_such_session()
-        if key is not None and session.state != UploadState.COMPLETED:
-            await uploads.discard(services, key)  # joined after the end had its bytes erased, perhaps
         return await _answer(services, session)
     if upload.is_single:
         await uploads.discard(services, session.staging_key)

@@ -35,7 +35,7 @@ class PoolExhaustedError(TimeoutError):
 
 
 # Somebody else has what was needed, and trying again may help.
-BUSY_ERRORS: Final = (PoolExhaustedError, asyncpg.LockNotAvailableError)
+BUSY_ERRORS: Final = (PoolExhaustedError, asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
 
 
 class ForeignTaskError(TransactionError):

@@ -87,6 +87,7 @@ class PartsFolder:
                 if _PART.fullmatch(entry.name):
                     facts = entry.stat(follow_symlinks=False)
                     found.append(StoredPart(int(entry.name), etag_of(facts), facts.st_size))
+        self.expect(key, upload_id)  # or they were being removed meanwhile, and these are not all
         return sorted(found, key=lambda part: part.number)
 
     def complete(self, key: str, upload_id: str, parts: Sequence[StoredPart], publish: Callable[[Path], None]) -> None:

@@ -13,7 +13,8 @@ import pytest
 
 PROJECT = Path(__file__).parents[1]
 PACKAGES = ("app", "graphql_schema", "storage", "processing", "migrations")
-LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-web.lock", "web/package-lock.json")
+LOCKS_OF_NODE = ("web/package-lock.json", "tests/web/uppy/package-lock.json")
+LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-web.lock", *LOCKS_OF_NODE)
 
 READERS_OF_THE_ENVIRONMENT = {
     "app/settings.py",  # the one that reads HEIRLOOM_*; S3's credentials are botocore's to find
@@ -156,9 +157,10 @@ def test_locks_have_hashes_and_no_address() -> None:
         assert "://" not in text
         packages = re.findall(r"^[a-z0-9].*?==", text, re.MULTILINE)
         assert 0 < len(packages) == len(re.findall(r"^[a-z0-9].*?\\\n\s+--hash=sha256:", text, re.MULTILINE))
-    packages_of_node = files()["web/package-lock.json"]
-    assert '"resolved"' not in packages_of_node
-    assert packages_of_node.count('"integrity": "sha512-') == packages_of_node.count('"node_modules/')
+    for name in LOCKS_OF_NODE:
+        packages_of_node = files()[name]
+        assert '"resolved"' not in packages_of_node
+        assert packages_of_node.count('"integrity": "sha512-') == packages_of_node.count('"node_modules/') > 0
 
 
 @pytest.mark.parametrize("key", KEYS, ids=["private", "token", "aws", "hexadecimal", "base64"])

@@ -639,6 +639,17 @@ async def test_a_part_whose_upload_ended_as_it_was_stored(
     assert files_below(root) == []
 
 
+async def test_parts_that_are_removed_as_they_are_listed(
+    storage: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some of them would look like all that has arrived."""
+    upload_id = await begun(storage)
+    await two_parts(storage, upload_id)
+    once(monkeypatch, "etag_of", (root / UPLOADS / upload_id / "key").unlink)
+    with pytest.raises(UploadNotFound):
+        await storage.list_parts(KEY, upload_id)
+
+
 async def test_a_part_that_is_replaced_as_it_is_joined(
     storage: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
