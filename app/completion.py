@@ -21,7 +21,7 @@ from app.piccolo_conf import DB
 from app.slots import Slot
 from app.stages import Failure, Stage
 from app.tables import EventKind, Media, MediaStatus, UploadMethod, UploadSession, UploadState
-from app.upload_endings import ABORTED, EXPIRED, EXPIRY_SLACK, end
+from app.upload_endings import ABORTED, EXPIRED, end
 from app.upload_sessions import KEPT, find, is_open, media_of, no_such_session, size_of_part, state, total_parts
 from app.uploads import Place, slot_of, storage_answers
 from app.wiring import Services
@@ -268,6 +268,5 @@ async def _settle(transaction: HeirloomTransaction, upload: Upload, key: str, fo
     await stages.report(transaction, EventKind.UPLOADED, media, status=MediaStatus.UPLOADED, stage=Stage.QUEUED)
     if upload.is_single:
         # Once more when no URL is good any longer.
-        late = upload.services.settings.upload_url_lifetime + EXPIRY_SLACK
-        await jobs.enqueue_erase(transaction, [session.staging_key], after=late)
+        await jobs.enqueue_erase(transaction, [session.staging_key], after=trash.late(upload.services))
     return media

@@ -18,9 +18,10 @@ from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, Final
 
 import asyncpg
+from piccolo.custom_types import Combinable
 
 from app import faults, jobs, stages, uploads
-from app.db import HeirloomTransaction, hydrate
+from app.db import hydrate
 from app.piccolo_conf import DB
 from app.stages import Failure, Stage
 from app.tables import EventKind, Media, MediaStatus, UploadSession, Variant
@@ -222,47 +223,28 @@ async def _finish(services: Services, media: Media, facts: Facts, variants: list
 async def _remove(media: Media, failure: Failure) -> None:
     """Failed, and the bytes with it."""
     async with DB.transaction() as transaction:
-        if await _fail_in(transaction, media, failure, lost=True):
+        if await stages.fail(transaction, _current(media), failure, datetime.now(UTC), lost=True):
             await jobs.enqueue_erase(transaction, [media.storage_key])
 
 
 async def _fail(media: Media, failure: Failure, *, lost: bool = False) -> None:
+    """Failed, if it is still this attempt's to fail; `lost` when there are no bytes to go back to."""
     async with DB.transaction() as transaction:
-        await _fail_in(transaction, media, failure, lost=lost)
-
-
-async def _fail_in(transaction: HeirloomTransaction, media: Media, failure: Failure, *, lost: bool) -> bool:
-    """Whether it was still this attempt's to fail; `lost` when there are no bytes to go back to."""
-    now = datetime.now(UTC)
-    values: dict[Any, Any] = {
-        Media.status: MediaStatus.FAILED.value,
-        Media.failure_code: failure.code.value,
-        Media.failure_message: failure.message,
-        Media.lost_at: now if lost else None,
-        Media.updated_at: now,
-    }
-    if lost:  # whoever sends them again gets media that has its bytes
-        values[Media.idempotency_key] = None
-    if not await _settle(media, values):
-        return False
-    await stages.report(
-        transaction, EventKind.FAILED, media, status=MediaStatus.FAILED, stage=Stage.DONE, failure=failure
-    )
-    return True
+        await stages.fail(transaction, _current(media), failure, datetime.now(UTC), lost=lost)
 
 
 async def _settle(media: Media, values: dict[Any, Any]) -> bool:
-    """Compare and set: only the current attempt ends the processing."""
-    rows = (
-        await Media.update(values)
-        .where(
-            Media.id == media.id,
-            Media.status == MediaStatus.PROCESSING.value,
-            Media.processing_attempts == media.processing_attempts,
-        )
-        .returning(Media.id)
+    """Compare and set."""
+    return bool(await Media.update(values).where(_current(media)).returning(Media.id))
+
+
+def _current(media: Media) -> Combinable:
+    """Only the current attempt ends the processing."""
+    return (
+        (Media.id == media.id)
+        & (Media.status == MediaStatus.PROCESSING.value)
+        & (Media.processing_attempts == media.processing_attempts)
     )
-    return bool(rows)
 
 
 def _delay(media: Media) -> timedelta:

@@ -15,14 +15,12 @@ from piccolo.columns import Column
 from piccolo.columns.combination import WhereRaw
 from piccolo.custom_types import Combinable
 
-from app import events, jobs, stages, text
+from app import events, stages, text
 from app.access import NOTHING, Viewer, changeable_media, public_media, refusal, signed_in, stored_media, visible_media
 from app.db import hydrate
 from app.errors import BadInput, Conflict
 from app.keyset import Order, Page, SortKey, created, identity, instant, integer, page
 from app.piccolo_conf import DB
-from app.slots import PRIORITY_AGAIN
-from app.stages import Stage
 from app.tables import Entity, EventKind, Media, MediaStatus, Variant
 from processing.kinds import MediaKind
 
@@ -106,6 +104,12 @@ async def changeable(viewer: Viewer, media_id: uuid.UUID, *, lock: bool = False)
     if row is None:
         raise await _refused(viewer, media_id)
     return hydrate(Media, row)
+
+
+async def hold(which: Combinable, *, skip_locked: bool = False) -> list[uuid.UUID]:
+    """Keep media as they are until the transaction ends; in one order for all who do, so that none wait in a circle."""
+    rows = await Media.select(Media.id).where(which).order_by(Media.id).lock_rows("UPDATE", skip_locked=skip_locked)
+    return [row["id"] for row in rows]
 
 
 async def place(media: Media, values: Mapping[Column | str, Any]) -> Media:
@@ -213,36 +217,20 @@ async def reprocess(viewer: Viewer | None, media_id: uuid.UUID) -> Media:
     Old variants are served until the new ones are there. Raises NotFound or Forbidden.
     """
     who = signed_in(viewer)
+    which = (
+        (Media.id == media_id)
+        & Media.status.is_in([MediaStatus.READY.value, MediaStatus.FAILED.value])
+        & Media.deleted_at.is_null()
+        & Media.lost_at.is_null()
+        & changeable_media(who)
+    )
     async with DB.transaction() as transaction:
-        rows = (
-            await Media.update(
-                {
-                    Media.status: MediaStatus.UPLOADED.value,
-                    Media.processing_attempts: 0,
-                    Media.failure_code: None,
-                    Media.failure_message: None,
-                    Media.updated_at: datetime.now(UTC),
-                }
-            )
-            .where(
-                Media.id == media_id,
-                Media.status.is_in([MediaStatus.READY.value, MediaStatus.FAILED.value]),
-                Media.deleted_at.is_null(),
-                Media.lost_at.is_null(),
-                changeable_media(who),
-            )
-            .returning(*Media.all_columns())
-        )
-        for media in [hydrate(Media, row) for row in rows]:
-            await jobs.enqueue_ingest(transaction, media.id, priority=PRIORITY_AGAIN)
-            await stages.report(
-                transaction, EventKind.PROCESSING, media, status=MediaStatus.UPLOADED, stage=Stage.QUEUED
-            )
-    if rows:
-        return hydrate(Media, rows[0])
+        begun = await stages.start_over(transaction, which, datetime.now(UTC))
+    if begun:
+        return begun[0]
     media = await changeable(who, media_id)
     if media.deleted_at is not None or not stored(media):
-        raise BadInput("This is in the trash, or has no bytes yet.", "ids")
+        raise BadInput("This is in the trash, or has no bytes.", "ids")
     return media
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -44,9 +44,12 @@ async def delete(viewer: Viewer, media_id: uuid.UUID) -> Media:
 async def put(transaction: HeirloomTransaction, which: Combinable) -> None:
     """Into the trash with all media of a where-clause that aren't there yet."""
     now = datetime.now(UTC)
+    held = await media.hold(which & Media.deleted_at.is_null())
+    if not held:
+        return
     rows = (
         await Media.update({Media.deleted_at: now, Media.updated_at: now, Media.is_primary: False})
-        .where(which, Media.deleted_at.is_null())
+        .where(Media.id.is_in(held))
         .returning(Media.id, Media.entity, Media.owner)
     )
     for row in rows:
@@ -87,7 +90,7 @@ async def purge(services: Services, viewer: Viewer | None, media_id: uuid.UUID) 
     who = signed_in(viewer)
     which = (Media.id == media_id) & changeable_media(who) & Media.deleted_at.is_not_null()
     async with DB.transaction() as transaction:
-        purged = await _remove(transaction, [media_id], which, late=_late(services))
+        purged = await remove(transaction, [media_id], which, late=late(services))
         if purged:
             faults.reach("purge.in_transaction")
     if not purged:
@@ -109,7 +112,7 @@ async def _purge_some(services: Services, which: Combinable) -> int:
         if not chosen:
             return 0
         ids = [row["id"] for row in chosen]
-        purged = await _remove(transaction, ids, which, late=_late(services), skip_locked=True)
+        purged = await remove(transaction, ids, which, late=late(services), skip_locked=True)
         if purged:
             faults.reach("purge.in_transaction")
     if purged:
@@ -117,8 +120,8 @@ async def _purge_some(services: Services, which: Combinable) -> int:
     return purged
 
 
-def _late(services: Services) -> timedelta:
-    """After this no URL that a session has given out is good any more."""
+def late(services: Services) -> timedelta:
+    """After so long no URL that a session has given out is good any more."""
     return services.settings.upload_url_lifetime + PUT_SLACK
 
 
@@ -133,10 +136,10 @@ async def clear_slot(transaction: HeirloomTransaction, entity_id: uuid.UUID, slo
     which = here & (Media.status != MediaStatus.PENDING.value) & Media.id.not_in(tombstones)
     rows = await Media.select(Media.id).where(which)
     if rows:
-        await _remove(transaction, [row["id"] for row in rows], which)
+        await remove(transaction, [row["id"] for row in rows], which)
 
 
-async def _remove(
+async def remove(
     transaction: HeirloomTransaction,
     ids: Sequence[uuid.UUID],
     which: Combinable,
@@ -156,34 +159,36 @@ async def _remove(
         .order_by(UploadSession.id)
         .lock_rows("UPDATE")
     )
-    held = await Media.select(Media.id).where(which).order_by(Media.id).lock_rows("UPDATE", skip_locked=skip_locked)
+    held = await media.hold(which, skip_locked=skip_locked)
     if not held:
         return 0
     rows = (
         await Media.delete()
-        .where(Media.id.is_in([row["id"] for row in held]))
+        .where(Media.id.is_in(held))
         .returning(Media.id, Media.entity, Media.owner, Media.storage_key)
     )
     for row in rows:
         await events.record(transaction, EventKind.PURGED, media=row["id"], entity=row["entity"], owner=row["owner"])
     keys = {row["id"]: row["storage_key"] for row in rows}
-    await _enqueue_erase(transaction, keys, [each for each in sessions if each["media"] in keys], late)
+    await enqueue_erase(transaction, keys, [each for each in sessions if each["media"] in keys], late=late)
     return len(rows)
 
 
-async def _enqueue_erase(
+async def enqueue_erase(
     transaction: HeirloomTransaction,
-    keys: dict[uuid.UUID, str],
-    sessions: Sequence[dict[str, Any]],
-    late: timedelta | None,
+    keys: Mapping[uuid.UUID, str],
+    sessions: Sequence[Mapping[str, Any]],
+    *more: str,
+    late: timedelta | None = None,
 ) -> None:
+    """Have the bytes of media erased, by their originals' keys, and what their sessions left, and what `more` names."""
     staged = [session["staging_key"] for session in sessions if session["staging_key"]]
     parts = [
         (keys[session["media"]], session["upload_id"])
         for session in sessions
         if session["upload_id"] and session["state"] != UploadState.COMPLETED
     ]
-    await jobs.enqueue_erase(transaction, [*keys.values(), *staged], uploads=parts)
+    await jobs.enqueue_erase(transaction, [*keys.values(), *staged, *more], uploads=parts)
     if staged and late is not None:
         await jobs.enqueue_erase(transaction, staged, after=late)
 

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import uuid
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from piccolo.custom_types import Combinable
 
-from app import events, faults, jobs, stages
-from app.access import Viewer, own_uploads, signed_in
-from app.db import HeirloomTransaction, hydrate
+from app import faults, media, stages, trash
+from app.access import EVERYTHING, Viewer, own_uploads, signed_in
 from app.errors import Conflict, relocated
 from app.piccolo_conf import DB
-from app.stages import Failure, Stage
-from app.tables import EventKind, Media, MediaStatus, UploadSession, UploadState
+from app.stages import Failure
+from app.tables import Media, UploadSession, UploadState
 from app.upload_sessions import find, no_such_session
 from app.wiring import Services
 from processing.failures import FailureCode
@@ -63,40 +62,14 @@ async def end(which: Combinable, ending: UploadState, failure: Failure, now: dat
         ended = (
             await UploadSession.update({UploadSession.state: ending.value, UploadSession.ended_at: now})
             .where(UploadSession.id.is_in([row["id"] for row in chosen]))
-            .returning(UploadSession.media, UploadSession.staging_key, UploadSession.upload_id)
+            .returning(UploadSession.media, UploadSession.state, UploadSession.staging_key, UploadSession.upload_id)
         )
-        rows = (
-            await Media.update(
-                {
-                    Media.status: MediaStatus.FAILED.value,
-                    Media.failure_code: failure.code.value,
-                    Media.failure_message: failure.message,
-                    Media.lost_at: now,
-                    Media.idempotency_key: None,
-                    Media.is_primary: False,
-                    Media.updated_at: now,
-                }
-            )
-            .where(Media.id.is_in([row["media"] for row in ended]))
-            .returning(*Media.all_columns())
-        )
-        media = {row["id"]: hydrate(Media, row) for row in rows}
-        for each in media.values():
-            await stages.report(
-                transaction, EventKind.FAILED, each, status=MediaStatus.FAILED, stage=Stage.DONE, failure=failure
-            )
-        await _enqueue_erase(transaction, ended, {key: each.storage_key for key, each in media.items()}, *keys)
+        held = await media.hold(Media.id.is_in([row["media"] for row in ended]))
+        failed = await stages.fail(transaction, Media.id.is_in(held), failure, now, lost=True)
+        await trash.enqueue_erase(transaction, {each.id: each.storage_key for each in failed}, ended, *keys)
         faults.reach("end.in_transaction")
     faults.reach("end.committed")
     return len(ended)
-
-
-async def _enqueue_erase(
-    transaction: HeirloomTransaction, sessions: list[dict[str, Any]], storage_keys: dict[uuid.UUID, str], *keys: str
-) -> None:
-    staged = [row["staging_key"] for row in sessions if row["staging_key"]]
-    parts = [(storage_keys[row["media"]], row["upload_id"]) for row in sessions if row["upload_id"]]
-    await jobs.enqueue_erase(transaction, [*storage_keys.values(), *staged, *keys], uploads=parts)
 
 
 async def sweep(services: Services) -> None:
@@ -115,7 +88,7 @@ async def _bury(ended_before: datetime) -> int:
     """Remove what stands for uploads that came to nothing, with the bytes of URLs that were good for longer."""
     async with DB.transaction() as transaction:
         ended = (
-            await UploadSession.select(UploadSession.media, UploadSession.staging_key, UploadSession.upload_id)
+            await UploadSession.select(UploadSession.media)
             .where(
                 UploadSession.state.is_in([UploadState.ABORTED.value, UploadState.EXPIRED.value]),
                 UploadSession.ended_at < ended_before,
@@ -125,16 +98,9 @@ async def _bury(ended_before: datetime) -> int:
         )
         if not ended:
             return 0
-        rows = (
-            await Media.delete()
-            .where(Media.id.is_in([row["media"] for row in ended]))
-            .returning(Media.id, Media.entity, Media.owner, Media.storage_key)
-        )
-        for row in rows:
-            await events.record(
-                transaction, EventKind.PURGED, media=row["id"], entity=row["entity"], owner=row["owner"]
-            )
-        await _enqueue_erase(transaction, ended, {row["id"]: row["storage_key"] for row in rows})
+        await trash.remove(transaction, [row["media"] for row in ended], EVERYTHING)
+        faults.reach("purge.in_transaction")
+    faults.reach("purge.committed")
     return len(ended)
 
 

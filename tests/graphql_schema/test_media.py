@@ -441,7 +441,7 @@ async def test_what_waits_or_has_no_bytes_is_not_processed_again(unattended: Ser
     lost = {"lost_at": EPOCH, "status": "FAILED", "failure_code": "STORAGE", "failure_message": "Gone."}
     pending, lost_id = await insert_media(dsn_of(unattended), ida.id, [{"status": "PENDING"}, lost])
     before = await footprint(unattended)
-    error = {"code": "BAD_INPUT", "message": "This is in the trash, or has no bytes yet.", "path": ["input", "ids"]}
+    error = {"code": "BAD_INPUT", "message": "This is in the trash, or has no bytes.", "path": ["input", "ids"]}
     assert await ida.ask(REPROCESS, ids=[waiting["id"], gone["id"], pending, lost_id]) == {
         "results": [
             {
