@@ -214,7 +214,7 @@ async def _acknowledge(upload: Upload, key: str) -> Media | None:
             faults.reach("complete.in_transaction")
     except Refused as refused:
         which = UploadSession.id == upload.session.id
-        if not await end(which, UploadState.ABORTED, refused.failure, upload.services.clock(), key):
+        if not await end(upload.services, which, UploadState.ABORTED, refused.failure, key):
             await _drop(upload, key)
             return None
         raise refused.error from refused

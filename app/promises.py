@@ -137,7 +137,7 @@ async def _begun_before(services: Services, owner: Viewer, claim: Claim, key: st
         raise Conflict("This idempotency key was used with another file.", "idempotency_key")
     session = hydrate(UploadSession, made)
     if is_over(services, session):
-        await end(UploadSession.id == session.id, UploadState.EXPIRED, EXPIRED, services.clock())
+        await end(services, UploadSession.id == session.id, UploadState.EXPIRED, EXPIRED)
         return None
     return Begun(session)
 

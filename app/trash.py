@@ -199,13 +199,15 @@ async def erase(storage: ObjectStorage, keys: Sequence[str], uploads: Sequence[t
         await storage.abort_multipart(key, upload_id)
         faults.reach("erase.deleted")
     for key in keys:
-        for prefix in medium_prefixes(key):
-            batch: list[str] = []
-            async for stored in storage.list(prefix):
+        prefixes = medium_prefixes(key)
+        batch: list[str] = []
+        # One listing for original and variants, of the stem that they have in common.
+        async for stored in storage.list(prefixes[0][:-1]):
+            if stored.key.startswith(prefixes):
                 batch.append(stored.key)
-                if len(batch) == ERASE_BATCH:
-                    await storage.delete(batch)
-                    faults.reach("erase.deleted")
-                    batch.clear()
-            await storage.delete(batch)
-            faults.reach("erase.deleted")
+            if len(batch) == ERASE_BATCH:
+                await storage.delete(batch)
+                faults.reach("erase.deleted")
+                batch.clear()
+        await storage.delete(batch)
+        faults.reach("erase.deleted")

@@ -34,7 +34,7 @@ async def abort(services: Services, viewer: Viewer | None, session_id: uuid.UUID
     """End a session; what has arrived is removed. Again, the same. Raises NotFound, or Conflict once it is complete."""
     owner = signed_in(viewer)
     which = (UploadSession.id == session_id) & own_uploads(owner)
-    if not await end(which, UploadState.ABORTED, ABORTED, services.clock()):
+    if not await end(services, which, UploadState.ABORTED, ABORTED):
         session = await find(owner, session_id)
         if session is None:
             with relocated(origin=("session_id",)):
@@ -45,11 +45,12 @@ async def abort(services: Services, viewer: Viewer | None, session_id: uuid.UUID
     return session_id
 
 
-async def end(which: Combinable, ending: UploadState, failure: Failure, now: datetime, *keys: str) -> int:
+async def end(services: Services, which: Combinable, ending: UploadState, failure: Failure, *keys: str) -> int:
     """End the open sessions of a where-clause, at most SWEEP_BATCH; how many. Their bytes go, and those under `keys`.
 
     The rows stay for a while, so that whoever asks is told what became of them.
     """
+    now = services.clock()
     async with DB.transaction() as transaction:
         chosen = (
             await UploadSession.select(UploadSession.id)
@@ -66,7 +67,8 @@ async def end(which: Combinable, ending: UploadState, failure: Failure, now: dat
         )
         held = await media.hold(Media.id.is_in([row["media"] for row in ended]))
         failed = await stages.fail(transaction, Media.id.is_in(held), failure, now, lost=True)
-        await trash.enqueue_erase(transaction, {each.id: each.storage_key for each in failed}, ended, *keys)
+        originals = {each.id: each.storage_key for each in failed}
+        await trash.enqueue_erase(transaction, originals, ended, *keys, late=trash.late(services))
         faults.reach("end.in_transaction")
     faults.reach("end.committed")
     return len(ended)
@@ -75,7 +77,8 @@ async def end(which: Combinable, ending: UploadState, failure: Failure, now: dat
 async def sweep(services: Services) -> None:
     """End the sessions that have run out, and bury those that ended long ago. Several workers may do so at once."""
     now = services.clock()
-    while await end(UploadSession.expires_at < now - EXPIRY_SLACK, UploadState.EXPIRED, EXPIRED, now) == SWEEP_BATCH:
+    run_out = UploadSession.expires_at < now - EXPIRY_SLACK
+    while await end(services, run_out, UploadState.EXPIRED, EXPIRED) == SWEEP_BATCH:
         pass
     settings = services.settings
     forgotten = now - settings.upload_session_lifetime - settings.upload_url_lifetime

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -239,12 +239,8 @@ async def each(
         ids = known_each(given.ids, info.context.services.settings.max_page)
     except HeirloomError as error:
         return MediaBatchPayload(results=[], errors=[user_error(error)])
-    results = []
-    for index, media_id in enumerate(ids):
-        row, errors = await outcome(work(media_id))
-        result = MediaBatchResult(index=index, id=given.ids[index], media=view(Media, row), errors=errors)
-        results.append(result)
-    return MediaBatchPayload(results=results, errors=[])
+    became = [await outcome(work(media_id)) for media_id in ids]
+    return _results(given.ids, became)
 
 
 async def attach(info: Info, given: AttachMediaInput) -> MediaBatchPayload:
@@ -255,14 +251,18 @@ async def attach(info: Info, given: AttachMediaInput) -> MediaBatchPayload:
         became = await attachments.attach(viewer, ids, entity_id=known(given.entity_id), slot=given.slot)
     except HeirloomError as error:
         return MediaBatchPayload(results=[], errors=[user_error(error)])
+    return _results(
+        given.media_ids,
+        [(None, [user_error(each)]) if isinstance(each, HeirloomError) else (each, []) for each in became],
+    )
+
+
+def _results(
+    ids: Sequence[strawberry.ID], became: Sequence[tuple[tables.Media | None, list[UserError]]]
+) -> MediaBatchPayload:
     results = [
-        MediaBatchResult(
-            index=index,
-            id=media_id,
-            media=view(Media, None if isinstance(row, HeirloomError) else row),
-            errors=[user_error(row)] if isinstance(row, HeirloomError) else [],
-        )
-        for index, (media_id, row) in enumerate(zip(given.media_ids, became, strict=True))
+        MediaBatchResult(index=index, id=media_id, media=view(Media, row), errors=errors)
+        for index, (media_id, (row, errors)) in enumerate(zip(ids, became, strict=True))
     ]
     return MediaBatchPayload(results=results, errors=[])
 
