@@ -75,7 +75,7 @@ def changeable_entities(viewer: Viewer) -> Combinable:
 
 
 def own_uploads(viewer: Viewer) -> Combinable:
-    """Sessions of direct uploads: nobody else's affair, not even that of whoever owns the place they go to."""
+    """Sessions of direct uploads: one's own, not those into places one owns; admins see and may end all."""
     return EVERYTHING if viewer.is_admin else UploadSession.owner == viewer.id
 
 

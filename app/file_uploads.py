@@ -16,20 +16,10 @@ from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Send
 
 from app.bodies import patient
+from app.file_headers import ALWAYS, NEVER_KEPT
 from storage.base import InvalidKey, InvalidSignature, SizeMismatch, StorageUnavailable, UploadNotFound
 from storage.local import LocalStorage
 
-ALWAYS = {
-    "Access-Control-Allow-Origin": "*",
-    "Access-Control-Expose-Headers": "Accept-Ranges, Content-Disposition, Content-Length, Content-Range, ETag",
-    # An <img> on another site's page needs this where that page isolates itself.
-    "Cross-Origin-Resource-Policy": "cross-origin",
-    # Nothing of a file runs; the browser's own page around a film needs its source and its style.
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; media-src 'self'; sandbox",
-    "Referrer-Policy": "no-referrer",  # the address is the credential
-    "X-Content-Type-Options": "nosniff",
-}
-NEVER_KEPT = {"Cache-Control": "no-store"}
 PREFLIGHT_SECONDS: Final = 3600
 # How long a client that is refused is listened to: it may be sending still, and look for an answer only then.
 LINGER_SECONDS: Final = 5.0

@@ -16,7 +16,8 @@ from litestar.response import Stream
 from litestar.response.base import ASGIResponse
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from app.file_uploads import ALWAYS, NEVER_KEPT, answer_preflight, receive_body
+from app.file_headers import ALWAYS, NEVER_KEPT
+from app.file_uploads import answer_preflight, receive_body
 from storage.base import InvalidKey, InvalidSignature, ObjectNotFound, StorageUnavailable, StoredObject
 from storage.disposition import content_disposition
 from storage.local import LocalStorage

@@ -30,7 +30,7 @@ from processing.failures import FailureCode, ProcessingFailed
 from processing.kinds import FILE_TYPES
 from processing.sandbox import Sandbox
 from processing.variants import IMAGE_VARIANTS, Facts, Rendered
-from storage.base import ObjectNotFound, StorageError
+from storage.base import ObjectNotFound, StorageError, has_room
 from storage.keys import variant_key
 
 logger = logging.getLogger(__name__)
@@ -130,6 +130,8 @@ async def _reach(media: Media, stage: Stage) -> None:
 
 async def _fetch(services: Services, media: Media, path: Path) -> str:
     """The original, written to `path`; its SHA-256 in hex."""
+    if not has_room(path.parent, media.size_bytes):
+        raise ProcessingFailed(FailureCode.STORAGE, "The server has no room to work at the file.")
     digest = hashlib.sha256()
     try:
         with path.open("xb") as file:

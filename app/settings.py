@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from storage.base import MAX_OBJECT_BYTES
 from storage.keys import DEFAULT_KEY_TEMPLATE, KeyTemplate
 
 KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
-TIB = 1024 * GIB
 PREFIX = "HEIRLOOM_"
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,20}")
 SECRET_KEY_LENGTH = 32  # characters; 256 bits of hex halves make 64, a pass phrase needs at least this
@@ -165,7 +165,9 @@ class Settings:
     max_field_bytes: int = setting(
         _between(1024, 64 * MIB), MIB, doc="one text field of an upload, and a GraphQL request without files"
     )
-    max_upload_bytes: int = setting(_between(1, 5 * TIB), 5 * TIB, doc="one file uploaded straight into the storage")
+    max_upload_bytes: int = setting(
+        _between(1, MAX_OBJECT_BYTES), MAX_OBJECT_BYTES, doc="one file uploaded straight into the storage"
+    )
     quota_bytes: int = setting(
         _between(0, 2**53 - 1), 0, doc="bytes that a new account may keep, trash and variants included; 0 is no limit"
     )

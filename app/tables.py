@@ -221,7 +221,7 @@ class UploadSession(Table, tablename="upload_session"):
     content_type = Varchar(length=100)
     size_bytes = BigInt()
     sha256 = Varchar(length=64, null=True, default=None)
-    # One PUT goes here, and is copied to the media's own key when it is complete: a signed URL outlives the completion.
+    # One PUT goes here, and each attempt to complete copies it to a new key: a signed URL outlives the completion.
     staging_key = Varchar(length=1024, null=True, default=None)
     upload_id = Varchar(length=1024, null=True, default=None)
     part_size = BigInt(null=True, default=None)

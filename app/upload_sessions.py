@@ -27,6 +27,20 @@ KEPT: Final = "What has arrived is kept"  # while the storage is away
 LISTINGS_AT_ONCE: Final = 8  # of parts, for one operation: `viewer.uploadSessions` may ask for those of all
 
 
+class SigningBudget:
+    """How many parts may still be signed for one operation: the loop stands still meanwhile, and the answer is held."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._left = most
+
+    def spend(self, parts: int) -> None:
+        """Raises BadInput, and spends nothing, when there are not as many left."""
+        if parts > self._left:
+            raise BadInput(f"Up to {self._most} parts are signed at once: name them by `numbers`.", "numbers")
+        self._left -= parts
+
+
 @dataclass(frozen=True, slots=True)
 class SignedPart:
     """Where part `number`, of `size` bytes, goes."""
@@ -125,14 +139,18 @@ def signed_put(services: Services, session: UploadSession) -> SignedRequest | No
 
 
 def signed_parts(
-    services: Services, session: UploadSession, storage_key: str, numbers: Sequence[int]
+    services: Services, session: UploadSession, storage_key: str, numbers: Sequence[int], budget: SigningBudget
 ) -> list[SignedPart]:
-    """Where each of these parts goes; none when nothing is to come any more. Raises BadInput for parts that aren't."""
+    """Where each of these parts goes; none when nothing is to come any more.
+
+    Raises BadInput for parts that aren't, and for more of them than the budget has.
+    """
     total = total_parts(session)
     if total is None or not is_open(services, session):
         return []
     if len(numbers) > total or any(not 1 <= number <= total for number in numbers):
         raise BadInput(f"There are parts 1 to {total}.", "numbers")
+    budget.spend(len(numbers))
     now = services.clock()
     lifetime = _url_lifetime(services, session, now)
     return [

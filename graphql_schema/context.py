@@ -1,4 +1,4 @@
-"""What a resolver can reach: who asks, the services of the process, and the loaders of this one operation."""
+"""What a resolver can reach: who asks, the services of the process, and what is this one operation's own."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from strawberry.extensions import SchemaExtension
 
 from app.access import Viewer
 from app.auth import authenticate
+from app.promises import MOST_PARTS
+from app.upload_sessions import SigningBudget
 from app.wiring import Services
 from graphql_schema.loaders import Loaders
 
 
 @dataclass(slots=True)
 class Context:
-    """Made for a request, or once for a socket, whose operations each get a copy with a viewer and loaders of its own.
+    """Made for a request, or once for a socket. Each operation gets a copy with a viewer, loaders, a budget of its own.
 
     `authorization` and `connection_params` are the controller's: on a socket the token comes in `connection_init`.
     """
@@ -27,6 +29,8 @@ class Context:
     on_socket: bool = False
     authorization: str | None = None
     connection_params: dict[str, Any] = field(default_factory=dict)
+    # All parts of any one session. Not in `__init__`: so `replace` makes a new one.
+    signing: SigningBudget = field(init=False, default_factory=lambda: SigningBudget(MOST_PARTS))
     _loaders: Loaders | None = None
 
     @property

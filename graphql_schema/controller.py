@@ -6,7 +6,6 @@ subscriptions. Every refusal of this layer is GraphQL-shaped JSON with `extensio
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -47,7 +46,7 @@ from graphql_schema.refusals import (
 )
 from graphql_schema.requests import GraphQLRequest, request_data
 from graphql_schema.sockets import TransportHandler, socket_authorization
-from storage.local_files import DISK_RESERVE
+from storage.base import has_room
 
 # A page of another site can send a multipart form with the reader's credentials unasked, but none of these headers:
 # they make the browser ask first (a CORS preflight).
@@ -174,7 +173,7 @@ class StrictController(GraphQLController[Any, None]):
                 "A multipart request needs a header that a form of another site can't send: "
                 "add `apollo-require-preflight: true`."
             )
-        if request.keep_files and shutil.disk_usage(self.scratch).free < DISK_RESERVE + (request.content_length or 0):
+        if request.keep_files and not has_room(self.scratch, request.content_length or 0):
             raise SpoolFailed("The server has no room for files at the moment.")
         limits = self.limits if request.keep_files else self._anonymous_limits
         try:

@@ -103,7 +103,10 @@ class UploadSession(Node):
             numbers = [number for number in range(1, total + 1) if number not in there]
         media = await info.context.loaders.media.load(root.media)
         key = media.storage_key if media else ""
-        return view(list[UploadPart], upload_sessions.signed_parts(info.context.services, root, key, numbers))
+        context = info.context
+        return view(
+            list[UploadPart], upload_sessions.signed_parts(context.services, root, key, numbers, context.signing)
+        )
 
     @strawberry.field(description="What the storage has so far: a client that was cut off goes on from here.")
     async def uploaded_parts(self, root: Row, info: Info) -> list[UploadedPart]:

@@ -11,6 +11,7 @@ StorageError
     └── SignatureExpired
 """
 
+import shutil
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -23,9 +24,16 @@ CHUNK_BYTES = 256 * 1024
 
 # S3's limits (https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html), which every storage keeps to.
 MIN_PART_BYTES = 5 * 1024**2  # but for the last part
-MAX_PART_BYTES = 5 * 1024**3
 MAX_PARTS = 10_000
 MAX_OBJECT_BYTES = 5 * 1024**4
+
+DISK_RESERVE = 256 * 1024**2
+"""Bytes that whatever grows with what clients send leaves free: on a full disk an embedded database stops."""
+
+
+def has_room(folder: Path, size: int) -> bool:
+    """Whether the disk of `folder` takes `size` more bytes and keeps its reserve. Raises OSError."""
+    return shutil.disk_usage(folder).free >= size + DISK_RESERVE
 
 
 class StorageError(Exception):

@@ -28,7 +28,7 @@ from storage.base import (
 )
 from storage.disposition import safe_filename
 from storage.keys import check_content_type, content_type_of, validate_key, validate_prefix
-from storage.local_files import Incoming, failures, fill, join, publish
+from storage.local_files import Incoming, expect_room, failures, fill, join, publish
 from storage.local_listing import stored_object, walk
 from storage.local_parts import BeingEnded, PartsFolder
 from storage.signing import DEFAULT_LIFETIME, DEFAULT_WINDOW, SigningWindow, UrlSigner, disposition_for
@@ -120,15 +120,11 @@ class LocalStorage:
         check_content_type(validate_key(key), content_type)
         return await asyncio.to_thread(self._parts.begin, key)
 
-    async def expect_upload(self, key: str, upload_id: str) -> None:
-        """Raises UploadNotFound unless it is open."""
-        await asyncio.to_thread(self._parts.expect, key, upload_id)
-
     async def receive_part(
         self, key: str, upload_id: str, number: int, chunks: AsyncIterable[bytes], *, size: int
     ) -> StoredPart:
         """A stream as a part. Raises as `receive` does, and UploadNotFound, also when the upload ends meanwhile."""
-        await self.expect_upload(key, upload_id)
+        await asyncio.to_thread(self._parts.expect, key, upload_id)
         async with self._incoming.received(chunks, size) as finished:
             return await asyncio.to_thread(self._parts.take, key, upload_id, number, finished)
 
@@ -220,6 +216,7 @@ class LocalStorage:
         path = self._checked(target)
         # Not a link: its time would be that of both, and a new object must not look as old as the other one.
         with self._open(source) as original, failures(f"copying {source}"), self._incoming.unfinished() as temporary:
+            expect_room(self._incoming.folder, os.fstat(original.fileno()).st_size)
             facts = join(temporary, [original])
             publish(temporary, path)
         return stored_object(target, facts)

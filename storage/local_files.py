@@ -14,11 +14,10 @@ from pathlib import Path
 from threading import Lock
 from typing import BinaryIO
 
-from storage.base import CHUNK_BYTES, SizeMismatch, StorageUnavailable
+from storage.base import CHUNK_BYTES, SizeMismatch, StorageUnavailable, has_room
 
 FOLDER_RACE_ATTEMPTS = 20  # deletes may remove the folder that a put has just made; each loses some 50 µs
-COPY_BYTES = 64 * 1024**2  # one call to the kernel, which can't be interrupted; no memory of ours
-DISK_RESERVE = 256 * 1024**2  # what streams leave free: on a full disk an embedded database stops
+COPY_BYTES = 64 * 1024**2  # one call to the kernel, which can't be interrupted; far less than DISK_RESERVE
 
 # Not ours to judge: these mean that a hard link can't be had here, and a copy is made instead.
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS}
@@ -49,8 +48,7 @@ class Incoming:
 
         Raises SizeMismatch, StorageUnavailable, and what the stream raises.
         """
-        with failures("receiving"):
-            await asyncio.to_thread(self._expect_room, size)
+        await asyncio.to_thread(expect_room, self.folder, size)
         file = _ArrivingFile(self._new())
         try:
             await _receive(file, chunks, size)
@@ -72,10 +70,6 @@ class Incoming:
     def _new(self) -> Path:
         return self.folder / secrets.token_hex(16)
 
-    def _expect_room(self, size: int) -> None:
-        if shutil.disk_usage(self.folder).free < size + DISK_RESERVE:
-            raise StorageUnavailable(f"the disk has no room for {size} bytes")
-
 
 class _ArrivingFile:
     """One file that is written in worker threads, as its bytes come.
@@ -96,6 +90,7 @@ class _ArrivingFile:
                 return
             if self._file is None:
                 self._file = self.path.open("xb")
+            expect_room(self.path.parent)
             self._file.write(data)
 
     def finish(self, data: bytearray) -> None:
@@ -132,6 +127,16 @@ async def _receive(file: _ArrivingFile, chunks: AsyncIterable[bytes], size: int)
     await asyncio.to_thread(file.finish, pending)
 
 
+def expect_room(folder: Path, size: int = 0) -> None:
+    """Raises StorageUnavailable when `size` bytes more would take the last of the disk.
+
+    It is asked before a file is begun, and again as it grows, for others grow beside it.
+    """
+    with failures("looking for room"):
+        if not has_room(folder, size):
+            raise StorageUnavailable(f"the disk has no room for {size} bytes")
+
+
 def fill(target: Path, source: bytes | Path, size: int) -> os.stat_result:
     """Make the new file `target` hold exactly the `size` bytes of `source`, durably; a link where that can be."""
     if isinstance(source, bytes):
@@ -150,10 +155,13 @@ def fill(target: Path, source: bytes | Path, size: int) -> os.stat_result:
 
 
 def join(target: Path, sources: Iterable[FileIO]) -> os.stat_result:
-    """Make the new file `target` of the sources' bytes, one after the other, durably; no link, so of a new age."""
+    """Make the new file `target` of the sources' bytes, one after the other, durably; no link, so of a new age.
+
+    Raises StorageUnavailable when the disk has come to its reserve.
+    """
     with FileIO(target, "xb") as whole:
         for source in sources:
-            _append(whole.fileno(), source.fileno())
+            _append(whole.fileno(), source.fileno(), target.parent)
         os.fsync(whole.fileno())
         return os.fstat(whole.fileno())
 
@@ -194,15 +202,16 @@ def failures(doing: str) -> Iterator[None]:
         raise StorageUnavailable(f"{doing} failed: {error.strerror}") from error
 
 
-def _append(target: int, source: int) -> None:
+def _append(target: int, source: int, folder: Path) -> None:
     try:
         # Within the kernel; on XFS and Btrfs no bytes are copied where blocks can be shared.
         while sys.platform == "linux" and os.copy_file_range(source, target, COPY_BYTES):
-            pass
+            expect_room(folder)
     except OSError as error:
         if error.errno not in _NO_COPY_RANGE:
             raise
     while chunk := os.read(source, CHUNK_BYTES):
+        expect_room(folder)
         while chunk := chunk[os.write(target, chunk) :]:
             pass
 

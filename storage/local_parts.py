@@ -23,7 +23,7 @@ from storage.base import (
     UploadNotFound,
 )
 from storage.keys import validate_key
-from storage.local_files import Incoming, etag_of, failures, fsync, join
+from storage.local_files import Incoming, etag_of, expect_room, failures, fsync, join
 from storage.parts import check_parts
 
 KEY_FILE = "key"
@@ -93,10 +93,14 @@ class PartsFolder:
     def complete(self, key: str, upload_id: str, parts: Sequence[StoredPart], publish: Callable[[Path], None]) -> None:
         """Hand one durable file of these parts to `publish`, then end the upload.
 
-        A crash before the end leaves it open, to be completed again. Raises UploadNotFound, InvalidParts, BeingEnded.
+        A crash before the end leaves it open, to be completed again, and so does a full disk. Raises UploadNotFound,
+        InvalidParts, BeingEnded, StorageUnavailable.
         """
         with self._ending(key, upload_id) as folder:
-            check_parts(parts, self.parts(key, upload_id))  # before a byte is copied
+            arrived = {part.number: part for part in self.parts(key, upload_id)}
+            # Both before a byte is copied.
+            check_parts(parts, arrived.values())
+            expect_room(self.folder, sum(arrived[part.number].size for part in parts))
             with failures(f"completing {key}"), self._incoming.unfinished() as temporary:
                 join(temporary, _opened(folder, parts))
                 publish(temporary)

@@ -90,7 +90,7 @@ class SignedAccess:
 
 
 @dataclass(frozen=True, slots=True)
-class SignedPart:
+class AllowedPart:
     """A part of an upload that a verified URL allows to be stored."""
 
     upload_id: str
@@ -106,7 +106,7 @@ class UrlSigner:
     def __init__(self, secret: bytes) -> None:
         if len(secret) < MIN_SECRET_BYTES:
             raise ValueError(f"a signing secret needs at least {MIN_SECRET_BYTES} bytes")
-        self._secret = secret
+        self._keyed = hmac.new(secret, digestmod="sha256")  # a copy of it costs half of a new one
 
     def query(self, method: str, key: str, *, expires: int, disposition: Disposition, filename: str | None) -> str:
         """The query string that makes `key` accessible by `method` until `expires` (seconds since 1970)."""
@@ -134,7 +134,7 @@ class UrlSigner:
 
     def verify_put(
         self, key: str, query: Mapping[str, str], *, length: str, content_type: str, now: datetime
-    ) -> SignedPart | None:
+    ) -> AllowedPart | None:
         """Which part a PUT with these headers may store; None for the whole object. Raises as `verify` does."""
         expires = query.get("expires", "")
         if "uploadId" not in query:
@@ -142,7 +142,7 @@ class UrlSigner:
             return None
         upload_id, number = query["uploadId"], query.get("partNumber", "")
         self._check(query, self._signature(PUT_PART, key, expires, length, upload_id, number), now)
-        return SignedPart(upload_id, int(number))
+        return AllowedPart(upload_id, int(number))
 
     def _check(self, query: Mapping[str, str], expected: str, now: datetime) -> None:
         if not hmac.compare_digest(expected.encode(), query.get("signature", "").encode("utf-8", "replace")):
@@ -154,4 +154,6 @@ class UrlSigner:
         # Lengths in front, so that nobody can move a character from one part to its neighbour.
         head = ":".join([purpose, *(str(len(field)) for field in fields[:-1])])
         message = f"{head}:{''.join(fields)}"
-        return hmac.digest(self._secret, message.encode("utf-8", "surrogatepass"), "sha256").hex()
+        mac = self._keyed.copy()
+        mac.update(message.encode("utf-8", "surrogatepass"))
+        return mac.hexdigest()

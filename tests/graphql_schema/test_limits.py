@@ -15,6 +15,7 @@ import websockets
 
 from app import bodies
 from app.bodies import patient
+from app.promises import MOST_PARTS, PART_BYTES
 from graphql_schema.controller import ANONYMOUS_BYTES
 from graphql_schema.limits import ROOT_MUTATIONS
 from graphql_schema.refusals import RequestTimeout
@@ -22,7 +23,7 @@ from graphql_schema.requests import QUERY_CHARACTERS
 from graphql_schema.schema import MAX_TOKENS
 from tests.client import UPLOAD_BATCH, Account, Client, Json
 from tests.footprint import footprint
-from tests.graphql_schema.conftest import FILES_LIMIT
+from tests.graphql_schema.conftest import FILES_LIMIT, UPLOAD_LIMIT
 from tests.pictures import photograph
 from tests.server import Server
 
@@ -258,6 +259,54 @@ async def test_a_small_upload_of_nobodys_is_refused_as_data(unattended: Server, 
     error = {"code": "UNAUTHENTICATED", "message": "Sign in first.", "path": None}
     assert payload == {"media": None, "duplicateOf": None, "errors": [error]}
     assert await footprint(unattended) == before
+
+
+# ---------------------------------------------------------------- signed parts
+
+TOO_MANY_PARTS = refusal("BAD_INPUT", f"Up to {MOST_PARTS} parts are signed at once: name them by `numbers`.")
+
+
+def signing(session: Json, parts: int) -> str:
+    """A query that has so many parts of one session signed: the whole of it again and again, then the rest."""
+    times, rest = divmod(parts, session["totalParts"])
+    fields = " ".join(f"a{index}: parts {{ partNumber }}" for index in range(times))
+    rest_of_it = f"rest: parts(numbers: {[*range(1, rest + 1)]}) {{ partNumber }}"
+    return f'{{ uploadSession(id: "{session["id"]}") {{ {fields} {rest_of_it} }} }}'
+
+
+def counted(data: Json) -> int:
+    return sum(map(len, data["uploadSession"].values()))
+
+
+async def test_so_many_parts_are_signed_for_an_operation(amy: Account) -> None:
+    session = await amy.begun(UPLOAD_LIMIT)
+    for _ in range(2):  # each operation anew
+        _, answer = await post(amy, signing(session, MOST_PARTS))
+        assert (counted(answer["data"]), "errors" in answer) == (MOST_PARTS, False)
+    _, answer = await post(amy, signing(session, MOST_PARTS + 1))
+    (error,) = answer["errors"]
+    assert answer["data"] == {"uploadSession": None}
+    assert {"message": error["message"], "extensions": error["extensions"]} == TOO_MANY_PARTS["errors"][0]
+
+
+async def test_so_many_parts_are_signed_for_all_sessions(ida: Account) -> None:
+    """Those of any one session can be had at once, and those of all can't."""
+    sessions = [await ida.begun(UPLOAD_LIMIT) for _ in range(MOST_PARTS * PART_BYTES // UPLOAD_LIMIT + 1)]
+    _, answer = await post(ida, "{ viewer { uploadSessions { parts { partNumber } } } }")
+    assert answer["data"] == {"viewer": None}
+    (error,) = answer["errors"]
+    assert {"message": error["message"], "extensions": error["extensions"]} == TOO_MANY_PARTS["errors"][0]
+    assert (await ida.abort(sessions[0]["id"]))["errors"] == []
+    viewer = await ida.ask("{ viewer { uploadSessions { parts { partNumber } } } }")
+    assert sum(len(session["parts"]) for session in viewer["uploadSessions"]) <= MOST_PARTS
+
+
+async def test_so_many_parts_are_signed_for_each_operation_of_a_socket(amy: Account) -> None:
+    session = await amy.begun(UPLOAD_LIMIT)
+    async with amy.socket() as socket:
+        for _ in range(2):
+            (data,) = [data async for data in socket.subscribe(signing(session, MOST_PARTS))]
+            assert counted(data) == MOST_PARTS
 
 
 # ---------------------------------------------------------------- patience

@@ -11,16 +11,19 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import httpx
 import pytest
 
 from app import bodies
-from storage import local_files, local_parts
+from storage import base, local_parts
 from storage.base import (
+    DISK_RESERVE,
     MAX_PARTS,
     MIN_PART_BYTES,
     InvalidKey,
@@ -35,7 +38,7 @@ from storage.base import (
     UploadNotFound,
 )
 from storage.local import INCOMING, UPLOADS, LocalStorage
-from storage.signing import SignedPart
+from storage.signing import AllowedPart
 from tests.contracts.waiting import eventually
 from tests.storage.conftest import served_local_storage
 
@@ -232,7 +235,7 @@ def test_no_character_moves_from_one_part_to_the_next(storage: LocalStorage) -> 
 
     part = dict(parse_qsl(storage.signer.part_query(KEY, "abc", 12, size=12, expires=expires)))
     whole = dict(parse_qsl(storage.signer.put_query(KEY, size=12, content_type=BIN, expires=expires)))
-    assert verify(part) == SignedPart("abc", 12)
+    assert verify(part) == AllowedPart("abc", 12)
     assert verify(whole) is None
     for query, how in (
         (part | {"uploadId": "abc1", "partNumber": "2"}, {}),
@@ -408,7 +411,7 @@ async def test_a_disk_that_is_full(storage: LocalStorage, http: httpx.AsyncClien
 async def test_the_last_of_the_disk_is_not_taken(
     storage: LocalStorage, http: httpx.AsyncClient, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local_files, "DISK_RESERVE", 2**62)
+    monkeypatch.setattr(base, "DISK_RESERVE", 2**62)
     request = signed_put(storage)
     assert (await http.put(request.url, content=CONTENT, headers=request.headers)).status_code == 503
     assert files_below(root) == []
@@ -661,6 +664,56 @@ async def test_a_part_that_is_replaced_as_it_is_joined(
         await storage.complete_multipart(KEY, upload_id, parts)
     assert files_below(root) == [f"{UPLOADS}/{upload_id}/{name}" for name in ("1", "2", "key")]
     assert await storage.list_parts(KEY, upload_id) != parts
+
+
+async def test_a_completion_leaves_the_last_of_the_disk(
+    storage: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload_id = await begun(storage)
+    parts = await two_parts(storage, upload_id)
+    before = files_below(root)
+    needed = DISK_RESERVE + MIN_PART_BYTES + 1
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=needed - 1))
+    with pytest.raises(StorageUnavailable, match=f"no room for {MIN_PART_BYTES + 1} bytes"):
+        # The sizes are those of what has arrived, whatever the caller says.
+        await storage.complete_multipart(KEY, upload_id, [replace(part, size=0) for part in parts])
+    assert (files_below(root), await open_uploads(storage)) == (before, [upload_id])
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=needed))
+    await storage.complete_multipart(KEY, upload_id, parts)
+    assert files_below(root) == [KEY]
+    assert await read(storage, KEY) == b"a" * MIN_PART_BYTES + b"b"
+
+
+async def test_others_fill_the_disk_meanwhile(
+    storage: LocalStorage, http: httpx.AsyncClient, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload_id = await begun(storage)
+    parts = await two_parts(storage, upload_id)
+    before = files_below(root)
+    left = iter([2**40, DISK_RESERVE - 1, 2**40, DISK_RESERVE - 1])  # at the beginning, and then, of each
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=next(left)))
+        with pytest.raises(StorageUnavailable, match="no room"):
+            await storage.complete_multipart(KEY, upload_id, parts)
+        assert (await http.put(signed_part(storage, upload_id).url, content=CONTENT)).status_code == 503
+    assert list(left) == []
+    assert (files_below(root), await open_uploads(storage)) == (before, [upload_id])
+    await storage.complete_multipart(KEY, upload_id, parts)
+    assert files_below(root) == [KEY]
+
+
+async def test_a_copy_leaves_the_last_of_the_disk(
+    storage: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await storage.put(KEY, CONTENT, size=len(CONTENT), content_type=BIN)
+    needed = DISK_RESERVE + len(CONTENT)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=needed - 1))
+    with pytest.raises(StorageUnavailable, match="no room"):
+        await storage.copy(KEY, "a/c.bin")
+    assert files_below(root) == [KEY]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=needed))
+    await storage.copy(KEY, "a/c.bin")
+    assert await read(storage, "a/c.bin") == CONTENT
 
 
 async def test_a_completion_without_room_leaves_the_upload_open(storage: LocalStorage, root: Path) -> None:

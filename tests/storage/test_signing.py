@@ -231,6 +231,20 @@ class TestS3Presigner:
                 "upload_part", part, ExpiresIn=seconds
             )
 
+    def test_what_the_urls_of_a_period_share_is_theirs_alone(
+        self, ours: S3Presigner, client: Any, clock: list[datetime]
+    ) -> None:
+        """Equal periods are one, though each URL has its own; another end or another second is another one."""
+        for seconds, lifetime in ((0, 900), (0, 900), (0, 60), (1, 60), (86_400, 60), (0, 900)):
+            clock.append(NOW + timedelta(seconds=seconds))
+            for number in (1, 2):
+                asked = {"Bucket": "my-bucket", "Key": "a/b.bin", "ContentLength": number}
+                asked |= {"PartNumber": number, "UploadId": "id"}
+                period = Period.starting(clock[-1], timedelta(seconds=lifetime))
+                assert ours.part_url("a/b.bin", "id", number, size=number, period=period) == (
+                    client.generate_presigned_url("upload_part", asked, ExpiresIn=lifetime)
+                )
+
     def test_a_put_does_not_change_what_a_get_looks_like(self) -> None:
         ours = S3Presigner(
             endpoint_url="https://s3.example.com", bucket="b", region="r", credentials=S3Credentials("a", "s")
