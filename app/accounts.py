@@ -16,7 +16,7 @@ from app import events, text
 from app.access import Viewer, visible_users
 from app.auth import alive
 from app.db import hydrate
-from app.errors import BadInput, Conflict, Unauthenticated
+from app.errors import BadInput, Conflict, NotFound, Unauthenticated
 from app.piccolo_conf import DB
 from app.tables import EventKind, Session, UserAccount, UserRole
 from app.wiring import Services
@@ -102,6 +102,17 @@ async def load(ids: Sequence[uuid.UUID]) -> list[UserAccount]:
 async def find(viewer: Viewer | None, user_id: uuid.UUID) -> UserAccount | None:
     row = await UserAccount.select().where(UserAccount.id == user_id, visible_users(viewer)).first()
     return hydrate(UserAccount, row) if row else None
+
+
+async def limit(email: str, quota_bytes: int | None) -> None:
+    """What the account may keep from now on; None is without a limit. Raises NotFound."""
+    limited = (
+        await UserAccount.update({UserAccount.quota_bytes: quota_bytes})
+        .where(_has_email(email))
+        .returning(UserAccount.id)
+    )
+    if not limited:
+        raise NotFound("No account has this e-mail.")
 
 
 async def logout(viewer: Viewer) -> None:

@@ -7,13 +7,14 @@ are read at different moments, while others write: what seems to be wrong is loo
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
+from uuid import UUID
 
 from app import known_keys, mending
 from app.errors import Conflict
@@ -28,17 +29,23 @@ EXAMPLES: Final = 20  # of each kind
 BATCH: Final = 500  # suspects looked at together
 HEADS_AT_ONCE: Final = 8
 PROGRESS_EVERY: Final = 1_000  # objects
+# Beyond both, nothing is mended: a disk that is not mounted, a wrong bucket or an old database looks like this.
+BRAKE_SHARE: Final = 0.1
+BRAKE_COUNT: Final = 10  # which may be all, of little
 
-Progress = Callable[[int], None]
 Pair = tuple[StoredObject | None, Known | None]
 
 
 class Kind(StrEnum):
-    """How an object and its row may disagree; the last two are no faults."""
+    """How an object and its row may disagree; the last two are no faults.
+
+    A lost variant is one whose original is gone too.
+    """
 
     ORPHAN = "ORPHAN"
     MISSING_ORIGINAL = "MISSING_ORIGINAL"
     MISSING_VARIANT = "MISSING_VARIANT"
+    LOST_VARIANT = "LOST_VARIANT"
     WRONG_SIZE = "WRONG_SIZE"
     FOUND_AGAIN = "FOUND_AGAIN"
     STALE_UPLOAD = "STALE_UPLOAD"
@@ -47,6 +54,8 @@ class Kind(StrEnum):
 
 
 NO_FAULT: Final = frozenset({Kind.RECENT, Kind.ELSEWHERE})
+# Of these only the rows can be mended: what they tell of is gone for good.
+LOSSES: Final = frozenset({Kind.MISSING_ORIGINAL, Kind.LOST_VARIANT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,23 +75,50 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """`objects` there are in the storage; `originals` are the media that should have theirs in it."""
+    """`objects` there are in the storage; `originals` and `variants` are the rows that should have theirs in it."""
 
     objects: int
     originals: int
+    variants: int
     repair: bool
     findings: Mapping[Kind, Finding]
 
     @property
     def faults(self) -> int:
-        """What is wrong still."""
-        return sum(found.count - found.mended for kind, found in self.findings.items() if kind not in NO_FAULT)
+        """What is wrong still, and what this check has found to be lost: the next one knows that."""
+        return sum(
+            found.count - (0 if kind in LOSSES else found.mended)
+            for kind, found in self.findings.items()
+            if kind not in NO_FAULT
+        )
+
+    @property
+    def too_much(self) -> str | None:
+        """Why nobody should mend this without having looked at it; None when it may be."""
+        counts = {kind: found.count for kind, found in self.findings.items()}
+        for count, total, what in (
+            (counts[Kind.ORPHAN], self.objects, "objects have no row"),
+            (counts[Kind.MISSING_ORIGINAL], self.originals, "originals are not in the storage"),
+            (
+                counts[Kind.MISSING_VARIANT] + counts[Kind.LOST_VARIANT],
+                self.variants,
+                "variants are not in the storage",
+            ),
+        ):
+            if count > BRAKE_COUNT and count > BRAKE_SHARE * total:
+                return (
+                    f"{count} of {total} {what}. Is it the right bucket or folder, and is the database no old backup? "
+                    "See `heirloom storage check`, and only when all is as it should be, run "
+                    "`heirloom storage check --repair --force`."
+                )
+        return None
 
     def as_json(self) -> dict[str, Any]:
         return {
             "agrees": self.faults == 0,
             "objects": self.objects,
             "originals": self.originals,
+            "variants": self.variants,
             "repair": self.repair,
             "findings": {
                 kind.value: {
@@ -95,17 +131,34 @@ class Report:
         }
 
 
-async def check(services: Services, *, repair: bool, now: datetime, progress: Progress = lambda _: None) -> Report:
-    """Compare all objects with all rows; `repair` also mends what can be. `progress` is told the objects walked so far.
+async def check(
+    services: Services,
+    *,
+    repair: bool,
+    now: datetime,
+    force: bool = False,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Report:
+    """Compare all objects with all rows; `repair` also mends what can be, in a second walk where the first finds any.
 
-    Objects and uploads without a row count once they are older than the settings' grace at `now`. Raises Conflict while
-    another check runs anywhere in the deployment, and StorageUnavailable.
+    `progress` is told the objects walked so far. Objects and uploads without a row count once they are older than the
+    settings' grace at `now`. Raises StorageUnavailable, and Conflict while another check runs anywhere in the
+    deployment, and when there is too much to mend, unless that is to be done by `force`.
     """
     async with _alone():
-        await services.storage.ready()  # a disk that is not mounted, or a bucket that is not there, is not empty
-        comparison = _Comparison(services.storage, repair, now, now - services.settings.orphan_grace)
-        await comparison.compare(progress)
-        await comparison.look_for_stale_uploads()
+        found = await _compared(services, repair=False, now=now, progress=progress)
+        if not repair or found.faults == 0:
+            return replace(found, repair=repair)
+        if found.too_much and not force:
+            raise Conflict(found.too_much)
+        return await _compared(services, repair=True, now=now, progress=progress)
+
+
+async def _compared(services: Services, *, repair: bool, now: datetime, progress: Callable[[int], None]) -> Report:
+    await services.storage.ready()  # a disk that is not mounted, or a bucket that is not there, is not empty
+    comparison = _Comparison(services.storage, repair, now, now - services.settings.orphan_grace)
+    await comparison.compare(progress)
+    await comparison.look_for_stale_uploads()
     return comparison.report()
 
 
@@ -137,7 +190,7 @@ def judge(stored: StoredObject | None, row: Known | None, *, backend: str, old: 
 
 def _missing(row: Known) -> Kind | None:
     if row.source is not Source.ORIGINAL:
-        return Kind.MISSING_VARIANT
+        return Kind.LOST_VARIANT if row.is_lost else Kind.MISSING_VARIANT
     return None if row.is_lost else Kind.MISSING_ORIGINAL
 
 
@@ -158,15 +211,18 @@ class _Comparison:
     old: datetime
     objects: int = 0
     originals: int = 0
+    variants: int = 0
     counts: Counter[Kind] = field(default_factory=Counter)
     mended: Counter[Kind] = field(default_factory=Counter)
     examples: dict[Kind, list[Example]] = field(default_factory=lambda: {kind: [] for kind in Kind})
+    # Media whose originals were just found to be gone: those of their variants come next.
+    lost: deque[UUID] = field(default_factory=lambda: deque(maxlen=BATCH))
 
     def report(self) -> Report:
         findings = {kind: Finding(self.counts[kind], self.mended[kind], self.examples[kind]) for kind in Kind}
-        return Report(self.objects, self.originals, self.repair, findings)
+        return Report(self.objects, self.originals, self.variants, self.repair, findings)
 
-    async def compare(self, progress: Progress) -> None:
+    async def compare(self, progress: Callable[[int], None]) -> None:
         orphans: list[StoredObject] = []
         suspects: list[Known] = []
         async with aclosing(self.storage.list("")) as objects, aclosing(known_keys.stream()) as rows:
@@ -189,13 +245,14 @@ class _Comparison:
         await self._settle_rows(suspects)
         progress(self.objects)
 
-    def _pass(self, stored: StoredObject | None, row: Known | None, progress: Progress) -> None:
+    def _pass(self, stored: StoredObject | None, row: Known | None, progress: Callable[[int], None]) -> None:
         if stored is not None:
             self.objects += 1
             if self.objects % PROGRESS_EVERY == 0:
                 progress(self.objects)
         if row is not None and _should_be_here(row, self.storage.name):
-            self.originals += 1
+            self.originals += row.source is Source.ORIGINAL
+            self.variants += row.source is Source.VARIANT
 
     def _judge(self, stored: StoredObject | None, row: Known | None) -> Kind | None:
         return judge(stored, row, backend=self.storage.name, old=self.old)
@@ -221,6 +278,10 @@ class _Comparison:
             kind = self._judge(stored, row)
             if kind is None or kind in NO_FAULT or kind is Kind.ORPHAN:  # it has changed meanwhile
                 continue
+            if kind is Kind.MISSING_ORIGINAL:
+                self.lost.append(row.media)
+            elif kind is Kind.MISSING_VARIANT and row.media in self.lost:
+                kind = Kind.LOST_VARIANT
             self._count(kind, _example(stored, row), mended=self.repair and await self._mend(kind, row))
 
     async def _look_again(self, suspects: Sequence[Known]) -> list[StoredObject | None]:
@@ -239,7 +300,7 @@ class _Comparison:
         match kind:
             case Kind.MISSING_ORIGINAL:
                 return await mending.lose(row, self.now)
-            case Kind.MISSING_VARIANT:
+            case Kind.MISSING_VARIANT | Kind.LOST_VARIANT:
                 return await mending.drop_variant(row, self.now)
             case Kind.FOUND_AGAIN:
                 return await mending.find_again(row, self.now)
@@ -291,8 +352,8 @@ async def _joined(
 
 
 def _should_be_here(row: Known, backend: str) -> bool:
-    is_promise = row.status == MediaStatus.PENDING
-    return row.source is Source.ORIGINAL and row.backend == backend and not row.is_lost and not is_promise
+    is_known_to_be_gone = row.source is Source.ORIGINAL and row.is_lost
+    return row.backend == backend and row.status != MediaStatus.PENDING and not is_known_to_be_gone
 
 
 def _example(stored: StoredObject | None, row: Known | None) -> Example:

@@ -84,6 +84,7 @@ def _add_storage(storage: argparse.ArgumentParser) -> None:
 
     check = commands.add_parser("check", help="tell how the storage and the database disagree")
     check.add_argument("--repair", action="store_true", help="and mend what can be")
+    check.add_argument("--force", action="store_true", help="with --repair, also what seems too much to be true")
     check.add_argument("--dry-run", action="store_true", help="change nothing, even with --repair")
     check.add_argument("--grace", type=_seconds, metavar="SECONDS", help="that an object may be without a row")
     check.add_argument("--json", action="store_true", help="for programs")
@@ -155,22 +156,13 @@ def _create_admin(options: argparse.Namespace) -> None:
 
 def _quota(options: argparse.Namespace) -> None:
     async def limit(_: Settings, dsn: str) -> None:
-        from piccolo.columns.combination import WhereRaw  # noqa: PLC0415
-
-        from app.errors import NotFound  # noqa: PLC0415
+        from app import accounts  # noqa: PLC0415
         from app.migrate import migrate  # noqa: PLC0415
-        from app.tables import UserAccount  # noqa: PLC0415
         from app.wiring import open_database  # noqa: PLC0415
 
         async with open_database(dsn, connections=2):
             await migrate()
-            limited = (
-                await UserAccount.update({UserAccount.quota_bytes: options.bytes})
-                .where(WhereRaw("lower(email) = lower({})", options.email))
-                .returning(UserAccount.id)
-            )
-        if not limited:
-            raise NotFound("No account has this e-mail.")
+            await accounts.limit(options.email, options.bytes)
 
     _with_database(limit)
 
@@ -187,7 +179,14 @@ def _storage_check(options: argparse.Namespace) -> int:
 
         if options.grace is not None:
             settings = replace(settings, orphan_grace=options.grace)
-        return await check(settings, dsn, repair=options.repair, dry_run=options.dry_run, as_json=options.json)
+        return await check(
+            settings,
+            dsn,
+            repair=options.repair,
+            force=options.force,
+            dry_run=options.dry_run,
+            as_json=options.json,
+        )
 
     return _with_database(check)
 

@@ -47,19 +47,21 @@ def health_routes(services: Services) -> list[ControllerRouterHandler]:
         return await _compared(services, request, repair=False)
 
     @post("/health/storage", include_in_schema=False)
-    async def repair_storage(request: Request[Any, Any, Any]) -> Response[dict[str, Any]]:
-        return await _compared(services, request, repair=True)
+    async def repair_storage(request: Request[Any, Any, Any], force: bool = False) -> Response[dict[str, Any]]:
+        return await _compared(services, request, repair=True, force=force)
 
     return [live, ready, compare_storage, repair_storage]
 
 
-async def _compared(services: Services, request: Request[Any, Any, Any], *, repair: bool) -> Response[dict[str, Any]]:
+async def _compared(
+    services: Services, request: Request[Any, Any, Any], *, repair: bool, force: bool = False
+) -> Response[dict[str, Any]]:
     """The report of `heirloom storage check`, for admins."""
     try:
         viewer = signed_in(await authenticate(services.tokens, request.headers.get("authorization")))
         if not viewer.is_admin:
             return _refused(403, "This is for administrators.")
-        report = await agreement.check(services, repair=repair, now=services.clock())
+        report = await agreement.check(services, repair=repair, force=force, now=services.clock())
     except Unauthenticated as error:
         return _refused(401, error.message, {"WWW-Authenticate": "Bearer"})
     except Conflict as error:

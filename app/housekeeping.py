@@ -15,7 +15,7 @@ from pgqueuer.errors import PgqException
 from pgqueuer.queries import Queries
 
 from app import agreement, trash, upload_endings
-from app.agreement import Kind, Report
+from app.agreement import NO_FAULT, Report
 from app.errors import Conflict
 from app.wiring import UNFINISHED, Services, connect
 from storage.base import StorageError
@@ -23,7 +23,7 @@ from storage.local import LocalStorage
 
 logger = logging.getLogger(__name__)
 
-CONNECTION_LOST: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, PgqException)
+TROUBLE: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, PgqException)
 
 MINUTE: Final = timedelta(minutes=1)
 TIDY_EVERY: Final = timedelta(minutes=10)
@@ -35,12 +35,9 @@ PRUNE: Final = """
     DELETE FROM pgqueuer_statistics WHERE created < now() - interval '7 days';
 """
 
-SWEEP: Final = "sweep"  # the daily check's job, and what keeps it the only one
-SWEEP_EVERY: Final = timedelta(days=1)
-SWEEP_LATER: Final = timedelta(minutes=10)
-# Beyond, the daily check mends nothing: a wrong bucket, or an old backup of the database, looks like this.
-BRAKE_SHARE: Final = 0.1
-BRAKE_ORPHANS: Final = 100  # which may be a tenth, of little
+CHECK: Final = "sweep"  # the daily check's job by the name that queues know, and what keeps it the only one
+CHECK_EVERY: Final = timedelta(days=1)
+CHECK_LATER: Final = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +66,7 @@ async def _repeat(chore: Chore) -> None:
     while True:
         try:
             await chore.work()
-        except (*CONNECTION_LOST, StorageError) as error:
+        except (*TROUBLE, StorageError) as error:
             logger.warning("%s could not be seen to, and will be later: %r", chore.name, error)
         except Exception:
             logger.exception("%s could not be seen to, and will be later", chore.name)
@@ -85,7 +82,7 @@ async def _tidy(dsn: str) -> None:
         held = await queries.list_failed_jobs(limit=HELD_AT_ONCE)
         await queries.requeue_jobs([job.id for job in held])
         # A day from now: whoever has just started may be about to put right what a check would find wrong.
-        await queries.enqueue(SWEEP, None, execute_after=SWEEP_EVERY, dedupe_key=SWEEP, on_conflict="skip")
+        await queries.enqueue(CHECK, None, execute_after=CHECK_EVERY, dedupe_key=CHECK, on_conflict="skip")
     finally:
         await connection.close()
 
@@ -95,37 +92,24 @@ async def _clear_unfinished(services: Services) -> None:
         await services.storage.sweep(older_than=services.clock() - UNFINISHED)
 
 
-async def sweep(services: Services) -> timedelta:
+async def check_storage(services: Services) -> timedelta:
     """The daily check, which mends what it finds unless that is too much to be true; when the next one is due."""
-    now = services.clock()
     try:
-        found = await agreement.check(services, repair=False, now=now)
-        if suspicion := too_much(found):
-            logger.error("The daily check of the storage mends nothing: %s", suspicion)
-        elif found.faults:
-            mended = await agreement.check(services, repair=True, now=now)
-            logger.warning("The daily check of the storage: %s", _counts(mended))
-    except (Conflict, StorageError) as error:
+        report = await agreement.check(services, repair=True, now=services.clock())
+    except Conflict as error:
+        logger.error("The daily check of the storage mends nothing: %s", error)  # noqa: TRY400 - the sentence says all
+        return CHECK_EVERY
+    except StorageError as error:
         logger.warning("The storage could not be checked, and will be later: %s", error)
-        return SWEEP_LATER
-    return SWEEP_EVERY
-
-
-def too_much(report: Report) -> str | None:
-    """Why nobody should mend this without having looked at it; None when it may be."""
-    orphans, lost = report.findings[Kind.ORPHAN].count, report.findings[Kind.MISSING_ORIGINAL].count
-    if orphans > max(BRAKE_ORPHANS, BRAKE_SHARE * report.objects):
-        what = f"{orphans} of {report.objects} objects have no row."
-    elif lost > BRAKE_SHARE * report.originals:
-        what = f"{lost} of {report.originals} originals are not in the storage."
-    else:
-        return None
-    return (
-        f"{what} Is it the right bucket, and is the database no old backup? See `heirloom storage check`, and only "
-        "when all is as it should be, run `heirloom storage check --repair`."
-    )
+        return CHECK_LATER
+    if told := _counts(report):
+        logger.warning("The daily check of the storage: %s", told)
+    return CHECK_EVERY
 
 
 def _counts(report: Report) -> str:
-    told = [f"{kind} {found.count}, mended {found.mended}" for kind, found in report.findings.items() if found.count]
-    return "; ".join(told)
+    return "; ".join(
+        f"{kind} {found.count}, mended {found.mended}"
+        for kind, found in report.findings.items()
+        if found.count and kind not in NO_FAULT
+    )

@@ -21,7 +21,7 @@ from app.embedded import EmbeddedPostgres
 from app.main import create_app
 from app.migrate import migrate
 from app.settings import Settings, SettingsError
-from app.wiring import open_services
+from app.wiring import being_set_up, open_services
 from processing.lifeline import die_with
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def database(settings: Settings) -> Iterator[str]:
 
 async def serve(settings: Settings, dsn: str, *, with_worker: bool) -> None:
     """Serve until SIGTERM or SIGINT."""
-    async with open_services(settings, dsn=dsn) as services:
+    async with open_services(settings, dsn=dsn) as services, being_set_up(services.storage):
         await migrate()
         await services.hub.start()
         server = Server(_config(settings, create_app(services)), settings.public_url)

@@ -8,9 +8,13 @@ import time
 from dataclasses import dataclass, field
 from typing import Final
 
+from piccolo.apps.migrations.commands.base import BaseMigrationManager
+from piccolo.apps.migrations.tables import Migration
+
 from app import agreement
 from app.agreement import NO_FAULT, Finding, Kind, Report
-from app.migrate import migrate
+from app.migrate import MigrationError
+from app.piccolo_app import APP_NAME
 from app.settings import Settings
 from app.wiring import open_services, open_storage
 from storage.base import SetUp
@@ -22,6 +26,7 @@ WORDS: Final = {
     Kind.ORPHAN: ("objects without a row", "deleted"),
     Kind.MISSING_ORIGINAL: ("originals that are gone", "marked as lost"),
     Kind.MISSING_VARIANT: ("variants that are gone", "made anew"),
+    Kind.LOST_VARIANT: ("variants that are gone with their originals", "dropped"),
     Kind.WRONG_SIZE: ("objects of another size than their rows say", ""),
     Kind.FOUND_AGAIN: ("lost originals that are there again", "taken up again"),
     Kind.STALE_UPLOAD: ("uploads in parts that nobody can complete", "aborted"),
@@ -39,14 +44,17 @@ async def init(settings: Settings) -> int:
     return int(any(step.outcome is SetUp.REFUSED for step in steps))
 
 
-async def check(settings: Settings, dsn: str, *, repair: bool, dry_run: bool, as_json: bool) -> int:
-    """Print how storage and database disagree; 1 when they still do."""
-    progress = Progress()
+async def check(settings: Settings, dsn: str, *, repair: bool, force: bool, dry_run: bool, as_json: bool) -> int:
+    """Print how storage and database disagree; 1 when they still do, or when something was lost.
+
+    What it does not mend it leaves as it is: neither the storage nor the database is set up. Raises MigrationError.
+    """
+    progress = ProgressLine()
     async with open_services(settings, dsn=dsn) as services:
-        await migrate()
+        await _assert_up_to_date()
         try:
             report = await agreement.check(
-                services, repair=repair and not dry_run, now=services.clock(), progress=progress.show
+                services, repair=repair and not dry_run, force=force, now=services.clock(), progress=progress.show
             )
         finally:
             progress.end()
@@ -57,8 +65,16 @@ async def check(settings: Settings, dsn: str, *, repair: bool, dry_run: bool, as
     return int(report.faults > 0)
 
 
+async def _assert_up_to_date() -> None:
+    manager = BaseMigrationManager()
+    folder = manager.get_app_config(APP_NAME).resolved_migrations_folder_path
+    ran = await Migration.get_migrations_which_ran(APP_NAME) if await Migration.table_exists() else []
+    if set(manager.get_migration_modules(folder)) - set(ran):
+        raise MigrationError("The database is not up to date: run `heirloom migrate` first.")
+
+
 @dataclass(slots=True)
-class Progress:
+class ProgressLine:
     """How many objects were walked, on standard error."""
 
     in_place: bool = field(default_factory=sys.stderr.isatty)
@@ -86,7 +102,7 @@ def _print(report: Report, *, would_mend: bool) -> None:
             _tell(_line(kind, found, report, would_mend=would_mend))
             _print_examples(found)
     if report.faults:
-        _tell(f"Still wrong: {report.faults:,}." if report.repair else f"Wrong: {report.faults:,}.")
+        _tell(f"{'Lost, or still wrong' if report.repair else 'Wrong'}: {report.faults:,}.")
     elif any(found.mended for found in report.findings.values()):
         _tell("All was mended.")
     else:

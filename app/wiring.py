@@ -53,15 +53,16 @@ class Services:
 
 @asynccontextmanager
 async def open_services(settings: Settings, *, dsn: str) -> AsyncIterator[Services]:
-    """Everything but the hub's listening, which whoever subscribes starts (`services.hub.start()`)."""
+    """Everything but the hub's listening, which whoever subscribes starts (`services.hub.start()`).
+
+    The storage is as it is found: the server alone has it set up.
+    """
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(open_database(dsn, connections=settings.database_pool))
-        storage = await stack.enter_async_context(open_storage(settings))
-        await stack.enter_async_context(being_set_up(storage))
         yield Services(
             settings=settings,
             scratch=stack.enter_context(own_scratch(settings.scratch_dir)),
-            storage=storage,
+            storage=await stack.enter_async_context(open_storage(settings)),
             hub=EventHub(lambda: connect(dsn)),
             tokens=Tokens(settings.secret_key, settings.access_token_lifetime),
             passwords=Passwords(),

@@ -20,7 +20,7 @@ from pgqueuer.qm import QueueManager
 from pgqueuer.queries import Queries
 
 from app import housekeeping, ingest, jobs, trash
-from app.housekeeping import CONNECTION_LOST
+from app.housekeeping import TROUBLE
 from app.ingest import TryAgain
 from app.settings import Settings
 from app.wiring import Services, connect, open_services
@@ -35,8 +35,8 @@ HEARTBEAT: Final = timedelta(seconds=4)
 LOOK_EVERY: Final = timedelta(seconds=2)
 REBUILD_SECONDS: Final = 1.0
 TROUBLE_RETRY: Final = timedelta(seconds=30)
-# The sweep's job comes once a day: whether it is due need not be asked as often.
-SWEEP_LOOK_EVERY: Final = timedelta(seconds=5)
+# The storage's check comes once a day: whether it is due need not be asked as often.
+CHECK_LOOK_EVERY: Final = timedelta(seconds=5)
 
 
 async def run(settings: Settings, dsn: str) -> None:
@@ -49,7 +49,7 @@ async def run(settings: Settings, dsn: str) -> None:
         while not stopping.is_set():
             try:
                 await _take_jobs(services, sandbox, dsn, stopping)
-            except* CONNECTION_LOST as errors:
+            except* TROUBLE as errors:
                 logger.warning("The queue's connection was lost and is built anew: %r", errors.exceptions)
             if not stopping.is_set():
                 await asyncio.sleep(REBUILD_SECONDS)
@@ -78,9 +78,9 @@ async def _take_jobs(services: Services, sandbox: Sandbox, dsn: str, stopping: a
     over = asyncio.Event()
     async with _connected(dsn) as connection, _connected(dsn) as another:
         manager = _manager(services, sandbox, connection)
-        sweeper = _sweeper(services, another, over)
+        checker = _checker(services, another, over)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_sweep(sweeper))
+            tasks.create_task(_check(checker))
             stop = tasks.create_task(_shut_down(manager, stopping))
             chores = tasks.create_task(housekeeping.keep_house(services, dsn))
             try:
@@ -96,7 +96,7 @@ async def _take_jobs(services: Services, sandbox: Sandbox, dsn: str, stopping: a
                 chores.cancel()
                 # Not cancelled: its job goes back to the queue, and the next worker begins anew.
                 over.set()
-                sweeper.shutdown.set()
+                checker.shutdown.set()
 
 
 @asynccontextmanager
@@ -124,22 +124,22 @@ def _manager(services: Services, sandbox: Sandbox, connection: asyncpg.Connectio
     return manager
 
 
-def _sweeper(services: Services, connection: asyncpg.Connection, over: asyncio.Event) -> QueueManager:
+def _checker(services: Services, connection: asyncpg.Connection, over: asyncio.Event) -> QueueManager:
     """One for the storage's check alone: that may take hours, in which it must not hold up what people wait for."""
     manager = QueueManager(Queries(AsyncpgDriver(connection)))
 
-    @manager.entrypoint(housekeeping.SWEEP)  # if it should ever fail for good, housekeeping sees that there is another
-    async def sweep(_: Job) -> None:
+    @manager.entrypoint(housekeeping.CHECK)  # if it should ever fail for good, housekeeping sees that there is another
+    async def check(_: Job) -> None:
         with _trouble_passes("The storage's check"):
-            delay = await _unless(over, housekeeping.sweep(services))
+            delay = await _unless(over, housekeeping.check_storage(services))
         raise RetryRequested(delay=delay)  # the same job again: so there is always one, and never two
 
     return manager
 
 
-async def _sweep(sweeper: QueueManager) -> None:
-    await sweeper.run(
-        dequeue_timeout=SWEEP_LOOK_EVERY,
+async def _check(checker: QueueManager) -> None:
+    await checker.run(
+        dequeue_timeout=CHECK_LOOK_EVERY,
         batch_size=1,
         max_concurrent_tasks=2,  # the least that a manager takes
         shutdown_on_listener_failure=True,

@@ -95,7 +95,10 @@ class UploadSession(Node):
     def total_parts(self, root: Row) -> int | None:
         return upload_sessions.total_parts(root)
 
-    @strawberry.field(description="Signed afresh at each read. Left out, `numbers` means every part not uploaded yet.")
+    @strawberry.field(
+        description="Signed afresh at each read. Left out, `numbers` means every part not uploaded yet. Up to 4000 are "
+        "signed in one\noperation, which are all of one session."
+    )
     async def parts(self, root: Row, info: Info, numbers: list[int] | None = None) -> list[UploadPart]:
         if numbers is None:
             there = {part.number for part in await info.context.loaders.arrived.load(root.id)}

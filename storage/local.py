@@ -135,10 +135,13 @@ class LocalStorage:
         path = await asyncio.to_thread(self._checked, key)
 
         async def complete() -> None:
-            async with self._completions:
-                await asyncio.to_thread(
-                    self._parts.complete, key, upload_id, parts, lambda finished: publish(finished, path)
-                )
+            await self._completions.acquire()
+            joining = asyncio.ensure_future(
+                asyncio.to_thread(self._parts.complete, key, upload_id, parts, lambda finished: publish(finished, path))
+            )
+            # When the thread has ended: it goes on for a caller who is cancelled, and counts as long.
+            joining.add_done_callback(lambda _: self._completions.release())
+            await asyncio.shield(joining)
 
         await _in_turn(complete)
 

@@ -37,12 +37,18 @@ def _names(path: Path, folder: str, prefix: str) -> Sequence[str]:
     """What may lead to the prefix, sorted; folders with their slash: `a.jpg`, `a-b/` come before `a/`, as on S3."""
     try:
         with os.scandir(path) as entries:
-            names = (f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name for entry in entries)
-            return sorted(name for name in names if name[0] != "." and _leads_to(folder + name, prefix))
+            # By the name first: to ask each of a hundred thousand whether it is a folder takes far longer.
+            leading = (entry for entry in entries if entry.name[0] != "." and _may_lead_to(folder + entry.name, prefix))
+            names = (f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name for entry in leading)
+            return sorted(name for name in names if _leads_to(folder + name, prefix))
     except (FileNotFoundError, NotADirectoryError):
         return ()
     except OSError as error:
         raise StorageUnavailable(f"listing {folder} failed: {error.strerror}") from error
+
+
+def _may_lead_to(key: str, prefix: str) -> bool:
+    return key.startswith(prefix) or prefix.startswith(key)
 
 
 def _leads_to(key: str, prefix: str) -> bool:

@@ -129,7 +129,7 @@ class PartsFolder:
         swept = 0
         for name in self.names():
             folder = self.folder / name
-            with suppress(FileNotFoundError, NotADirectoryError):
+            with suppress(OSError):  # gone meanwhile; or not to be removed by us, and then it stays
                 if not (folder / KEY_FILE).exists() and folder.stat().st_mtime < older_than.timestamp():
                     _remove(folder)
                     swept += 1

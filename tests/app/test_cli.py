@@ -20,6 +20,8 @@ from app.embedded import EmbeddedPostgres
 from app.postmaster import address
 from graphql_schema.schema import schema
 from tests.client import Account, Client
+from tests.contracts.rclone import rclone
+from tests.contracts.servers import aws_variables
 from tests.postgres import create_database, drop_database
 from tests.server import SECRET_KEY, Server, command, environment
 
@@ -234,8 +236,25 @@ def test_the_storage_is_set_up_without_a_database(tmp_path: Path) -> None:
     assert heirloom("storage", "init", env=env) == (0, again, "")
 
 
+def test_what_the_storage_refuses_at_its_setting_up_is_told(tmp_path: Path) -> None:
+    with aws_variables(), rclone(tmp_path) as s3:
+        settings = {"storage": "s3", "s3_bucket": "heirloom", "s3_endpoint_url": s3.endpoint_url}
+        env = environment(tmp_path / "data", secret_key=SECRET_KEY, **settings)
+        first, again = (heirloom("storage", "init", env=env) for _ in range(2))
+    refused = ["uploads from web pages", "unfinished uploads in parts", "what is left in incoming/"]
+    for (status, said, complained), bucket in ((first, "done"), (again, "there already")):
+        assert (status, complained) == (1, "")
+        lines = said.splitlines()
+        assert lines[0] == f"bucket: {bucket}"
+        assert [line.partition(": refused: ")[0] for line in lines[1:]] == refused
+        assert all(line.partition(": refused: ")[2] for line in lines[1:])
+
+
 async def test_the_storage_is_checked_without_a_server(folder: Path) -> None:
     env = environment(folder / "data")
+    outdated = "heirloom: The database is not up to date: run `heirloom migrate` first.\n"
+    assert heirloom("storage", "check", "--repair", "--force", env=env) == (2, "", outdated)
+    assert heirloom("migrate", env=env) == (0, "", "")
     empty = "0 objects, and 0 originals that should be among them.\nAll agrees.\n"
     assert heirloom("storage", "check", env=env) == (0, empty, "")
     assert not (folder / "data" / "postgres" / "postmaster.pid").exists()
