@@ -184,6 +184,7 @@ async def _verified(upload: Upload, key: str) -> FileType:
             async with aclosing(storage.open(key, end=HEAD_BYTES)) as chunks:
                 head = b"".join([chunk async for chunk in chunks])
         except ObjectNotFound:
+            await media_of(session)  # which may have been purged meanwhile, with its bytes
             raise Conflict("The storage has lost this upload: abort it, and begin anew.", "session_id") from None
     if stored.size != session.size_bytes:
         wrong = f"{stored.size} bytes were uploaded, and {session.size_bytes} promised."

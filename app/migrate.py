@@ -9,6 +9,7 @@ from typing import Final
 
 import asyncpg
 from piccolo.apps.migrations.commands.forwards import ForwardsMigrationManager
+from piccolo.apps.migrations.tables import Migration
 
 from app.piccolo_app import APP_NAME
 from app.piccolo_conf import DB
@@ -40,3 +41,12 @@ async def migrate() -> None:
     except asyncpg.PostgresError as error:
         raise MigrationError(f"The database can't be brought up to date, and is as it was: {error}") from error
     logger.debug("%s", said.getvalue())
+
+
+async def require_current() -> None:
+    """Raises MigrationError unless all migrations have run: for what only looks, and is to change nothing."""
+    manager = ForwardsMigrationManager(app_name=APP_NAME)
+    folder = manager.get_app_config(APP_NAME).resolved_migrations_folder_path
+    ran = await Migration.get_migrations_which_ran(APP_NAME) if await Migration.table_exists() else []
+    if set(manager.get_migration_modules(folder)) - set(ran):
+        raise MigrationError("The database is not up to date: run `heirloom migrate` first.")

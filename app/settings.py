@@ -129,7 +129,9 @@ class Settings:
         "database is the embedded one, required otherwise", secret=True
     )  # fmt: skip
     storage: str = setting(_one_of("local", "s3"), "local", doc="`local` files in the data folder, or `s3`")
-    s3_bucket: str | None = setting(_text, None, doc="bucket of Heirloom's own, required with `s3`; created where that is allowed")
+    s3_bucket: str | None = setting(
+        _text, None, doc="bucket of Heirloom's own, required with `s3`; created where that is allowed"
+    )
     s3_endpoint_url: str | None = setting(_url("http", "https"), None, doc="for MinIO, R2, Ceph …; left out, AWS")
     s3_region: str = setting(_text, "us-east-1", doc="region of the bucket")
     s3_public_url: str | None = setting(

@@ -8,13 +8,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Final
 
-from piccolo.apps.migrations.commands.base import BaseMigrationManager
-from piccolo.apps.migrations.tables import Migration
-
 from app import agreement
 from app.agreement import NO_FAULT, Finding, Kind, Report
-from app.migrate import MigrationError
-from app.piccolo_app import APP_NAME
+from app.migrate import require_current
 from app.settings import Settings
 from app.wiring import open_services, open_storage
 from storage.base import SetUp
@@ -51,7 +47,7 @@ async def check(settings: Settings, dsn: str, *, repair: bool, force: bool, dry_
     """
     progress = ProgressLine()
     async with open_services(settings, dsn=dsn) as services:
-        await _assert_up_to_date()
+        await require_current()
         try:
             report = await agreement.check(
                 services, repair=repair and not dry_run, force=force, now=services.clock(), progress=progress.show
@@ -63,14 +59,6 @@ async def check(settings: Settings, dsn: str, *, repair: bool, force: bool, dry_
     else:
         _print(report, would_mend=repair and dry_run)
     return int(report.faults > 0)
-
-
-async def _assert_up_to_date() -> None:
-    manager = BaseMigrationManager()
-    folder = manager.get_app_config(APP_NAME).resolved_migrations_folder_path
-    ran = await Migration.get_migrations_which_ran(APP_NAME) if await Migration.table_exists() else []
-    if set(manager.get_migration_modules(folder)) - set(ran):
-        raise MigrationError("The database is not up to date: run `heirloom migrate` first.")
 
 
 @dataclass(slots=True)

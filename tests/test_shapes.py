@@ -150,8 +150,8 @@ class Bucket:
         log = self._folder / "rclone.log"
         serve = (RCLONE, "--config", "", "serve", "s3", self._folder / "data", "--addr", self._address)
         started = daemon(*serve, "--auth-key", f"{ACCESS_KEY},{SECRET_KEY}", log=log)
-        process = self._running.enter_context(started)
-        wait_until(lambda: answers(self.endpoint_url), process=process, log=log)
+        self.process = self._running.enter_context(started)
+        wait_until(lambda: answers(self.endpoint_url), process=self.process, log=log)
 
     def stop(self) -> None:
         self._running.close()
@@ -174,7 +174,7 @@ async def fragile(
     with aws_variables():
         settings = on_s3(bucket.endpoint_url) | {"storage_deadline": DEADLINE_SECONDS}
         async with with_database(server_dsn, f"fragile_{worker_name}", folder, **settings) as server:
-            # What is not there when a process starts is set up later, or not at all: let it find its storage.
+            # A worker that still starts can be neither paused nor waited for.
             log = folder / "worker.log"
             wait_for(lambda: "The worker is ready." in log.read_text(), START_SECONDS)
             yield server
