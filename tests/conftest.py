@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.client import Account, Client, register
+from tests.client import Account, Client, admitted
 from tests.server import Server, running
 
 pytest_plugins = ["tests.postgres"]
@@ -30,14 +30,14 @@ async def client(server: Server) -> AsyncIterator[Client]:
 @pytest.fixture
 async def ada(server: Server) -> AsyncIterator[Account]:
     """Somebody who has just registered."""
-    async with register(server.url, "Ada") as account:
+    async with admitted(server, "Ada") as account:
         yield account
 
 
 @pytest.fixture
 async def eve(server: Server) -> AsyncIterator[Account]:
     """A stranger to Ada, signed in."""
-    async with register(server.url, "Eve") as account:
+    async with admitted(server, "Eve") as account:
         yield account
 
 

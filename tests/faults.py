@@ -22,7 +22,7 @@ from app.cli import main
 _CONTEXT: Final = multiprocessing.get_context("forkserver")
 _IMPORTED: Final = ["tests.faults", "app.serve", "app.worker", "graphql_schema.schema", "storage.s3"]
 # A killed worker's job is taken up again after so long, and the queue is looked at as often: sooner than elsewhere.
-_HURRIED: Final = {"HEARTBEAT": timedelta(seconds=1), "LOOK_EVERY": timedelta(seconds=0.2)}
+_HURRIED: Final = {"HEARTBEAT": timedelta(seconds=1.5), "LOOK_EVERY": timedelta(seconds=0.2)}
 
 
 def started(file: Path, environment: Mapping[str, str], log: Path, arguments: Sequence[str]) -> ForkServerProcess:

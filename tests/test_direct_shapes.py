@@ -14,7 +14,7 @@ import pytest
 
 from app.settings import load
 from app.wiring import open_storage
-from tests.client import FIND_SESSION, Account, Client, Json, deliver, put, put_part, register
+from tests.client import FIND_SESSION, Account, Client, Json, admitted, deliver, put, put_part, register
 from tests.contracts.servers import aws_variables
 from tests.footprint import fetch
 from tests.pictures import photograph
@@ -177,7 +177,7 @@ def errors(message: str) -> list[Json]:
 
 
 async def test_sessions_while_the_storage_is_away(fragile: Server, storage_away: Bucket) -> None:
-    async with register(fragile.url, "Ada") as ada:
+    async with admitted(fragile, "Ada") as ada:
         single, parts = await ada.begun(MIB), await ada.begun(THREE_PARTS)
         content = picture(MIB)
         await deliver(single, content)
@@ -207,7 +207,7 @@ async def test_sessions_while_the_storage_is_away(fragile: Server, storage_away:
 
 async def test_parts_are_kept_while_the_storage_is_away(fragile: Server, storage_away: Bucket) -> None:
     content = picture(THREE_PARTS)
-    async with register(fragile.url, "Ada") as ada:
+    async with admitted(fragile, "Ada") as ada:
         session = await ada.begun(THREE_PARTS)
         for part in session["parts"][:2]:
             assert (await put_part(session, part, content)).status_code == 200

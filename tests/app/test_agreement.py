@@ -29,7 +29,7 @@ from app.wiring import Services, open_services, open_storage
 from processing.variants import VariantName
 from storage.base import ObjectStorage, OpenUpload, StoredObject
 from storage.keys import variant_key
-from tests.client import Account, Json, register
+from tests.client import Account, Json, admitted, register
 from tests.contracts.rclone import rclone
 from tests.contracts.servers import aws_variables
 from tests.footprint import fetch, footprint
@@ -80,7 +80,7 @@ async def server(shop: Server, root: Account) -> Server:
 
 @pytest.fixture
 async def ada(server: Server) -> AsyncIterator[Account]:
-    async with register(server.url, "Ada") as account:
+    async with admitted(server, "Ada") as account:
         yield account
 
 

@@ -23,7 +23,7 @@ from app import agreement, upload_endings
 from app.settings import load
 from app.wiring import open_services
 from tests import faults
-from tests.client import Account, Json, deliver, put, register
+from tests.client import Account, Json, admitted, deliver, put
 from tests.contracts.rclone import rclone
 from tests.contracts.servers import answers, aws_variables
 from tests.postgres import create_database, drop_database
@@ -55,7 +55,14 @@ class World:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.environment = environment(
-            folder / "data", port=port, database_url=dsn, secret_key=SECRET_KEY, processes=1, orphan_grace=0, **settings
+            folder / "data",
+            port=port,
+            database_url=dsn,
+            secret_key=SECRET_KEY,
+            processes=1,
+            processing_attempts=20,  # on a busy machine a worker that is only slow is taken for a dead one
+            orphan_grace=0,
+            **settings,
         )
         self._moments = {name: folder / f"{name}.moment" for name in COMMANDS}
         self.processes: dict[str, ForkServerProcess] = {}
@@ -177,7 +184,7 @@ def world(request: pytest.FixtureRequest, worlds: dict[str, World]) -> World:
 
 @pytest.fixture
 async def ada(world: World) -> AsyncIterator[Account]:
-    async with register(world.url, "Ada") as account:
+    async with admitted(world, "Ada") as account:
         yield account
 
 

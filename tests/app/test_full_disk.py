@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from storage.base import DISK_RESERVE
-from tests.client import WATCH, Account, deliver, register
+from tests.client import WATCH, Account, admitted, deliver
 from tests.pictures import photograph
 from tests.postgres import create_database, drop_database
 from tests.server import SECRET_KEY, Server, environment, free_port, spawned, wait_until_ready
@@ -68,7 +68,7 @@ async def api(server_dsn: str, worker_name: str, disk: Disk) -> AsyncIterator[Se
 @pytest.fixture
 async def ada(api: Server, disk: Disk) -> AsyncIterator[Account]:
     disk.leave(PLENTY)
-    async with register(api.url, "Ada") as account:
+    async with admitted(api, "Ada") as account:
         yield account
 
 

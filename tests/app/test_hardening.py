@@ -24,7 +24,7 @@ from app.scratch import own_scratch
 from app.settings import load
 from app.worker import TROUBLE_RETRY
 from graphql_schema.errors import BUSY, BUSY_CODE, MASKED
-from tests.client import PASSWORD, UPLOAD, Account, Client, Json, register
+from tests.client import PASSWORD, UPLOAD, Account, Client, Json, admitted, register
 from tests.pictures import encoded, photograph
 from tests.postgres import create_database, drop_database
 from tests.server import (
@@ -66,7 +66,7 @@ async def api(server_dsn: str, worker_name: str, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture
 async def ada(api: Server) -> AsyncIterator[Account]:
-    async with register(api.url, "Ada") as account:
+    async with admitted(api, "Ada") as account:
         yield account
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from app import housekeeping, trash, upload_endings
-from tests.client import Account, register
+from tests.client import Account, admitted
 from tests.footprint import fetch
 from tests.graphql_schema.rows import dsn_of, execute
 from tests.pictures import photograph
@@ -34,7 +34,7 @@ async def shop(server_dsn: str, worker_name: str, tmp_path_factory: pytest.TempP
 
 @pytest.fixture
 async def ada(shop: Server) -> AsyncIterator[Account]:
-    async with register(shop.url, "Ada") as account:
+    async with admitted(shop, "Ada") as account:
         yield account
 
 

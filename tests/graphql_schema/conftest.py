@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.client import Account, register
+from tests.client import Account, admitted
 from tests.postgres import create_database, drop_database
 from tests.server import Server, running
 
@@ -35,19 +35,19 @@ async def unattended(
 @pytest.fixture
 async def ida(unattended: Server) -> AsyncIterator[Account]:
     """Somebody who has just registered there."""
-    async with register(unattended.url, "Ida") as account:
+    async with admitted(unattended, "Ida") as account:
         yield account
 
 
 @pytest.fixture(scope="session")
 async def amy(unattended: Server) -> AsyncIterator[Account]:
     """Somebody for tests that don't mind what she has from others: to register takes longer than to be refused."""
-    async with register(unattended.url, "Amy") as account:
+    async with admitted(unattended, "Amy") as account:
         yield account
 
 
 @pytest.fixture
 async def bob(unattended: Server) -> AsyncIterator[Account]:
     """A stranger to Ida."""
-    async with register(unattended.url, "Bob") as account:
+    async with admitted(unattended, "Bob") as account:
         yield account

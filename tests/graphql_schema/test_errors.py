@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import websockets
 
-from tests.client import Account, Client, Json, register
+from tests.client import Account, Client, Json, admitted
 from tests.graphql_schema.rows import execute
 from tests.postgres import create_database, drop_database
 from tests.server import Server, running
@@ -57,7 +57,7 @@ async def fragile(
 
 @pytest.fixture
 async def una(fragile: Fragile) -> AsyncIterator[Account]:
-    async with register(fragile.server.url, "Una") as account:
+    async with admitted(fragile.server, "Una") as account:
         yield account
 
 

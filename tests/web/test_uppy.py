@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from tests.browser import CHROMIUM, Page, open_browser, until
-from tests.client import Account, register
+from tests.client import Account, admitted
 from tests.contracts.radosgw import missing_binaries, radosgw
 from tests.contracts.servers import aws_variables
 from tests.pictures import photograph
@@ -104,7 +104,7 @@ async def server(
 
 @pytest.fixture
 async def ada(server: Server) -> AsyncIterator[Account]:
-    async with register(server.url, "Ada") as account:
+    async with admitted(server, "Ada") as account:
         yield account
 
 
