@@ -10,7 +10,7 @@ import pytest
 from tests.client import Account, Client, admitted
 from tests.server import Server, running
 
-pytest_plugins = ["tests.postgres"]
+pytest_plugins = ["tests.postgres", "tests.contracts.fixtures"]
 
 
 @pytest.fixture(scope="session")

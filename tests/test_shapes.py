@@ -9,6 +9,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -16,7 +17,6 @@ import pytest
 from app.settings import load
 from app.wiring import SET_UP_SECONDS, being_set_up, open_storage
 from tests.client import MEDIA, WAIT_SECONDS, WATCH, Account, Json, admitted, register
-from tests.contracts.radosgw import missing_binaries, radosgw
 from tests.contracts.rclone import RCLONE, rclone
 from tests.contracts.servers import ACCESS_KEY, SECRET_KEY, answers, aws_variables, daemon, wait_until
 from tests.footprint import fetch
@@ -31,8 +31,8 @@ CREATE_PROFILE = f"mutation($input: CreateProfileInput!) {{ createProfile(input:
 UPDATE_PROFILE = f"mutation($input: UpdateProfileInput!) {{ updateProfile(input: $input) {{ {PROFILE} }} }}"
 
 
-def on_s3(endpoint_url: str) -> dict[str, Any]:
-    return {"storage": "s3", "s3_bucket": "heirloom", "s3_endpoint_url": endpoint_url}
+def on_s3(endpoint_url: str, bucket: str = "heirloom") -> dict[str, Any]:
+    return {"storage": "s3", "s3_bucket": bucket, "s3_endpoint_url": endpoint_url}
 
 
 @asynccontextmanager
@@ -49,15 +49,14 @@ async def shape(
     request: pytest.FixtureRequest, server_dsn: str, worker_name: str, tmp_path: Path
 ) -> AsyncIterator[Server]:
     name: str = request.param
-    if name == "radosgw" and (missing := missing_binaries()):
-        pytest.skip(f"Debian's radosgw is not installed: no {', '.join(missing)}")
     with ExitStack() as stack:
         settings: dict[str, Any] = {}
-        if name != "local":
-            stack.enter_context(aws_variables())
-            start = rclone if name == "rclone" else radosgw
+        if name == "rclone":
             (folder := tmp_path / name).mkdir()
-            settings = on_s3(stack.enter_context(start(folder)).endpoint_url)
+            settings = on_s3(stack.enter_context(rclone(folder)).endpoint_url)
+        elif name == "radosgw":
+            settings = on_s3(request.getfixturevalue("radosgw_server").endpoint_url, f"shape-{uuid4()}")
+        stack.enter_context(aws_variables())
         async with with_database(server_dsn, f"shape_{name}_{worker_name}", tmp_path, **settings) as server:
             yield server
 
@@ -213,7 +212,7 @@ async def test_a_start_without_its_storage(caplog: pytest.LogCaptureFixture) -> 
     nowhere = f"http://127.0.0.1:{free_port()}"
     assert await started_on(nowhere, storage_deadline=timedelta(seconds=60)) < SET_UP_SECONDS + 2
     assert told(caplog) == []
-    assert await started_on(nowhere, storage_deadline=timedelta(seconds=1)) < 2
+    assert await started_on(nowhere, storage_deadline=timedelta(seconds=1)) < SET_UP_SECONDS
     assert told(caplog) == [
         "The storage does not answer yet: the bucket heirloom: the storage does not answer (EndpointConnectionError)"
     ]

@@ -1,13 +1,11 @@
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 import httpx
 import pytest
-import trustme
 from litestar import Litestar
 
 pytest.register_assert_rewrite("tests.contracts.storage", "tests.contracts.direct_uploads")
@@ -16,8 +14,8 @@ from app.files import file_routes  # noqa: E402 - the suite's asserts must be re
 from storage.local import LocalStorage  # noqa: E402
 from storage.s3 import S3Storage  # noqa: E402
 from storage.signing import UrlSigner  # noqa: E402
+from tests.contracts.fixtures import Certificate  # noqa: E402
 from tests.contracts.http import listening_socket, serving  # noqa: E402
-from tests.contracts.radosgw import missing_binaries, radosgw  # noqa: E402
 from tests.contracts.rclone import rclone  # noqa: E402
 from tests.contracts.servers import REGION, S3Server, aws_variables  # noqa: E402
 
@@ -39,14 +37,6 @@ async def opened_storage(endpoint_url: str) -> AsyncIterator[S3Storage]:
         yield storage
 
 
-@dataclass(frozen=True)
-class Certificate:
-    """For 127.0.0.1: `server` is it with its key, `authority` who has to be trusted for it."""
-
-    server: Path
-    authority: Path
-
-
 @pytest.fixture
 def folder() -> str:
     """A part of the key space that no other test knows."""
@@ -65,16 +55,6 @@ async def local_storage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterat
         yield storage
 
 
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    folder = tmp_path_factory.mktemp("certificate")
-    made = Certificate(folder / "server.pem", folder / "authority.pem")
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(made.authority))
-    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(made.server))
-    return made
-
-
 @pytest.fixture
 async def https(certificate: Certificate) -> AsyncIterator[httpx.AsyncClient]:
     """A client that trusts the certificate."""
@@ -91,14 +71,6 @@ def rclone_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server
 @pytest.fixture(scope="session")
 def secure_rclone_server(tmp_path_factory: pytest.TempPathFactory, certificate: Certificate) -> Iterator[S3Server]:
     with rclone(tmp_path_factory.mktemp("rclone"), certificate.server) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def radosgw_server(tmp_path_factory: pytest.TempPathFactory, certificate: Certificate) -> Iterator[S3Server]:
-    if missing := missing_binaries():
-        pytest.skip(f"Debian's radosgw is not installed: no {', '.join(missing)}")
-    with radosgw(tmp_path_factory.mktemp("radosgw"), certificate.server) as server:
         yield server
 
 

@@ -12,13 +12,13 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
+from uuid import uuid4
 
 import httpx
 import pytest
 
 from tests.browser import CHROMIUM, Page, open_browser, until
 from tests.client import Account, admitted
-from tests.contracts.radosgw import missing_binaries, radosgw
 from tests.contracts.servers import aws_variables
 from tests.pictures import photograph
 from tests.postgres import create_database, drop_database
@@ -88,16 +88,14 @@ async def server(
 ) -> AsyncIterator[Server]:
     """That lets pages of this origin in; without a worker, since nothing is to be processed."""
     name: str = request.param
-    if name == "radosgw" and (missing := missing_binaries()):
-        pytest.skip(f"Debian's radosgw is not installed: no {', '.join(missing)}")
     folder = tmp_path_factory.mktemp(name)
     dsn = await create_database(server_dsn, f"uppy_{name}_{worker_name}")
     with ExitStack() as stack:
         storage = {}
         if name == "radosgw":
+            endpoint_url = request.getfixturevalue("radosgw_server").endpoint_url
+            storage = {"storage": "s3", "s3_bucket": f"uppy-{uuid4()}", "s3_endpoint_url": endpoint_url}
             stack.enter_context(aws_variables())
-            endpoint_url = stack.enter_context(radosgw(folder)).endpoint_url
-            storage = {"storage": "s3", "s3_bucket": "heirloom", "s3_endpoint_url": endpoint_url}
         yield stack.enter_context(running(folder, dsn, worker=False, allowed_origins=origin, **storage))
     await drop_database(server_dsn, f"uppy_{name}_{worker_name}")
 
