@@ -20,7 +20,7 @@ from app.slots import MIB, Slot
 from app.tables import EntityKind, Media, MediaStatus, UploadMethod, UploadSession, UploadState
 from app.upload_endings import EXPIRED, end
 from app.upload_sessions import is_over, unfinished_of
-from app.uploads import MEDIA_PREFIX, Place, Words, cleaned, storage_answers
+from app.uploads import Place, Words, cleaned, storage_answers
 from app.wiring import Services
 from processing.kinds import FileType, claimed
 from storage.keys import staging_key
@@ -153,21 +153,17 @@ def _promised(
     services: Services, owner: Viewer, claim: Claim, place: Place, columns: dict[str, Any]
 ) -> tuple[Media, UploadSession]:
     now = services.clock()
-    media = Media(
-        public_id=entities.public_id(MEDIA_PREFIX),
-        owner=owner.id,
-        entity=place.entity.id if place.entity else None,
-        slot=place.slot.name if place.entity else None,
-        kind=claim.type.kind.value,
+    media = uploads.new_media(
+        owner.id,
+        place,
+        claim.type,
+        now=now,
         status=MediaStatus.PENDING.value,
         filename=claim.filename,
-        content_type=claim.type.content_type,
         size_bytes=claim.size,
         storage_backend=services.storage.name,
         bucket=services.storage.bucket,
         storage_key=uploads.new_key(services, owner.id, place, claim.type),
-        created_at=now,
-        updated_at=now,
         **columns,
     )
     single = claim.size <= SINGLE_MOST

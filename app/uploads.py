@@ -166,29 +166,39 @@ async def put_in_place(
         await usage.reserve(transaction, owner.id, file.size)
     if place.slot.single and place.entity is not None:
         await trash.clear_slot(transaction, place.entity.id, place.slot.name)
-    now = datetime.now(UTC)
-    media = Media(
-        public_id=entities.public_id(MEDIA_PREFIX),
-        owner=owner.id,
-        entity=place.entity.id if place.entity else None,
-        slot=place.slot.name if place.entity else None,
-        kind=ticket.type.kind.value,
+    media = new_media(
+        owner.id,
+        place,
+        ticket.type,
+        now=datetime.now(UTC),
         status=MediaStatus.UPLOADED.value,
         filename=file.filename,
-        content_type=ticket.type.content_type,
         size_bytes=file.size,
         sha256=file.sha256,
         storage_backend=ticket.backend,
         bucket=ticket.bucket,
         storage_key=ticket.key,
-        created_at=now,
-        updated_at=now,
         **columns,
     )
     await Media.insert(media)
     await jobs.enqueue_ingest(transaction, media.id, priority=place.slot.priority)
     await stages.report(transaction, EventKind.UPLOADED, media, status=MediaStatus.UPLOADED, stage=Stage.QUEUED)
     return media
+
+
+def new_media(owner: uuid.UUID, place: Place, file_type: FileType, *, now: datetime, **columns: Any) -> Media:
+    """A row for a file of this type at this place; `columns` are what else there is to say of it."""
+    return Media(
+        public_id=entities.public_id(MEDIA_PREFIX),
+        owner=owner,
+        entity=place.entity.id if place.entity else None,
+        slot=place.slot.name if place.entity else None,
+        kind=file_type.kind.value,
+        content_type=file_type.content_type,
+        created_at=now,
+        updated_at=now,
+        **columns,
+    )
 
 
 def cleaned(words: Words) -> dict[str, Any]:

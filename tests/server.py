@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -123,3 +124,12 @@ def running(folder: Path, dsn: str | None, *, worker: bool = True, **settings: o
         if dsn is not None and worker:
             beside = stack.enter_context(spawned(command("worker"), env, folder / "worker.log"))
         yield Server(url, folder / "data", env, process, beside)
+
+
+@contextmanager
+def working(server: Server) -> Iterator[Path]:
+    """A worker that has begun to look for jobs, and its log."""
+    log = server.data_dir.parent / f"worker-{uuid.uuid4().hex}.log"
+    with spawned(command("worker"), server.environment, log):
+        wait_for(lambda: b"The worker is ready." in log.read_bytes(), 30)
+        yield log

@@ -6,36 +6,25 @@ import asyncio
 import hashlib
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import Awaitable
 from contextlib import suppress
 
 import httpx
-import pytest
 
 from app.settings import load
 from app.wiring import open_storage
 from tests.client import FIND_SESSION, Account, Client, Json, admitted, deliver, put, put_part, register
-from tests.contracts.servers import aws_variables
 from tests.footprint import fetch
 from tests.pictures import photograph
-from tests.server import START_SECONDS, Server, wait_for
-from tests.test_shapes import (
-    Bucket,
-    assert_served,
-    on_s3,
-    shape,
-    small_sizes,
-    until,
-    with_database,
-)
+from tests.server import Server
+from tests.test_shapes import Bucket, assert_served, bucket, fragile, shape, small_sizes, storage_away, until
 
-__all__ = ["shape"]  # a fixture
+__all__ = ["bucket", "fragile", "shape", "storage_away"]  # fixtures
 
 MIB = 1024 * 1024
 THREE_PARTS = 17 * MIB
 FOUR_PARTS = 25 * MIB
 AWAY = "The storage does not answer."
-DEADLINE = 2  # seconds
 
 
 def picture(size: int) -> bytes:
@@ -141,35 +130,6 @@ async def refused_ones(account: Account) -> None:
 
 
 # ---------------------------------------------------------------- an S3 that goes away and comes back
-
-
-@pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
-    bucket = Bucket(tmp_path_factory.mktemp("bucket"))
-    bucket.start()
-    yield bucket
-    bucket.stop()
-
-
-@pytest.fixture(scope="module")
-async def fragile(
-    bucket: Bucket, server_dsn: str, worker_name: str, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Server]:
-    folder = tmp_path_factory.mktemp("fragile")
-    settings = {**on_s3(bucket.endpoint_url), "storage_deadline": DEADLINE}
-    with aws_variables():
-        async with with_database(server_dsn, f"direct_{worker_name}", folder, **settings) as server:
-            log = folder / "worker.log"
-            wait_for(lambda: "The worker is ready." in log.read_text(), START_SECONDS)
-            yield server
-
-
-@pytest.fixture
-def storage_away(bucket: Bucket) -> Iterator[Bucket]:
-    """Stopped by the test, and in any case running after it."""
-    yield bucket
-    bucket.stop()
-    bucket.start()
 
 
 def errors(message: str) -> list[Json]:

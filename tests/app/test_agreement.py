@@ -10,8 +10,8 @@ import subprocess
 import time
 import tracemalloc
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -36,7 +36,7 @@ from tests.footprint import fetch, footprint
 from tests.graphql_schema.rows import dsn_of, execute, insert_media
 from tests.pictures import photograph
 from tests.postgres import create_database, drop_database
-from tests.server import Server, command, running, spawned, wait_for
+from tests.server import Server, command, running, wait_for, working
 
 pytestmark = pytest.mark.xdist_group("agreement")  # one deployment
 
@@ -82,15 +82,6 @@ async def server(shop: Server, root: Account) -> Server:
 async def ada(server: Server) -> AsyncIterator[Account]:
     async with admitted(server, "Ada") as account:
         yield account
-
-
-@contextmanager
-def working(server: Server) -> Iterator[Path]:
-    """A worker that has begun to look for jobs, and its log."""
-    log = server.data_dir.parent / f"worker-{uuid.uuid4().hex}.log"
-    with spawned(command("worker"), server.environment, log):
-        wait_for(lambda: b"The worker is ready." in log.read_bytes(), 30)
-        yield log
 
 
 def heirloom(server: Server, *arguments: str) -> tuple[int, str, str]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +16,7 @@ from tests.footprint import fetch
 from tests.graphql_schema.rows import dsn_of, execute
 from tests.pictures import photograph
 from tests.postgres import create_database, drop_database
-from tests.server import Server, command, running, spawned, wait_for
+from tests.server import Server, running, working
 
 pytestmark = pytest.mark.xdist_group("housekeeping")  # one set of processes
 
@@ -36,15 +34,6 @@ async def shop(server_dsn: str, worker_name: str, tmp_path_factory: pytest.TempP
 async def ada(shop: Server) -> AsyncIterator[Account]:
     async with admitted(shop, "Ada") as account:
         yield account
-
-
-@contextmanager
-def working(server: Server) -> Iterator[Path]:
-    """A worker that has begun to look for jobs, and its log."""
-    log = server.data_dir.parent / f"worker-{uuid.uuid4().hex}.log"
-    with spawned(command("worker"), server.environment, log):
-        wait_for(lambda: b"The worker is ready." in log.read_bytes(), 30)
-        yield log
 
 
 async def until(server: Server, query: str) -> None:
