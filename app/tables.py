@@ -175,6 +175,8 @@ class Media(Table, tablename="media"):
     latitude = DoublePrecision(null=True, default=None)
     longitude = DoublePrecision(null=True, default=None)
     exif = JSONB(null=True, default=None)
+    # `processing.variants.recipe` by which the variants were made, or the attempt failed; null before there were any.
+    recipe = Varchar(length=12, null=True, default=None)
     processing_attempts = SmallInt(default=0)
     failure_code = Varchar(length=20, null=True, default=None)
     failure_message = Text(null=True, default=None)

@@ -31,6 +31,17 @@ HEIF: Final = FileType("image/heif", MediaKind.IMAGE, "heif")
 TIFF: Final = FileType("image/tiff", MediaKind.IMAGE, "tiff")
 BMP: Final = FileType("image/bmp", MediaKind.IMAGE, "bmp")
 
+# What a camera's sensor saw, beside a preview in JPEG. Of these names IANA knows none but Adobe's.
+DNG: Final = FileType("image/x-adobe-dng", MediaKind.IMAGE, "dng")
+CR2: Final = FileType("image/x-canon-cr2", MediaKind.IMAGE, "cr2")
+CR3: Final = FileType("image/x-canon-cr3", MediaKind.IMAGE, "cr3")
+NEF: Final = FileType("image/x-nikon-nef", MediaKind.IMAGE, "nef")
+ARW: Final = FileType("image/x-sony-arw", MediaKind.IMAGE, "arw")
+ORF: Final = FileType("image/x-olympus-orf", MediaKind.IMAGE, "orf")
+RW2: Final = FileType("image/x-panasonic-rw2", MediaKind.IMAGE, "rw2")
+RAF: Final = FileType("image/x-fuji-raf", MediaKind.IMAGE, "raf")
+PEF: Final = FileType("image/x-pentax-pef", MediaKind.IMAGE, "pef")
+
 MP4: Final = FileType("video/mp4", MediaKind.VIDEO, "mp4")
 MOV: Final = FileType("video/quicktime", MediaKind.VIDEO, "mov")
 WEBM: Final = FileType("video/webm", MediaKind.VIDEO, "webm")
@@ -45,8 +56,11 @@ FLAC: Final = FileType("audio/flac", MediaKind.AUDIO, "flac")
 
 PDF: Final = FileType("application/pdf", MediaKind.DOCUMENT, "pdf")
 
+RAW_TYPES: Final = frozenset({DNG, CR2, CR3, NEF, ARW, ORF, RW2, RAF, PEF})
+
 FILE_TYPES: Final = (
     *(JPEG, PNG, GIF, WEBP, AVIF, HEIC, HEIF, TIFF, BMP),
+    *(DNG, CR2, CR3, NEF, ARW, ORF, RW2, RAF, PEF),
     *(MP4, MOV, WEBM, MKV, AVI),
     *(MP3, M4A, OGG, WAV, FLAC),
     PDF,

@@ -1,16 +1,19 @@
 """What is made from an original: the specifications, and the values that processing hands back."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import astuple, dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from processing.kinds import MediaKind
+
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
 # Part of every digest. Raise it when the same spec would give other bytes: another filter, colour treatment, encoder.
-PIPELINE_VERSION: Final = 1
+PIPELINE_VERSION: Final = 2
 
 # 48 bits: enough to keep the few specs that one media ever sees apart, short enough for a file name.
 _DIGEST_HEX_DIGITS: Final = 12
@@ -27,13 +30,22 @@ class VariantName(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class VariantSpec:
-    """A picture to make: within `width` x `height` pixels, or cropped to fill them; never enlarged.
+class _Spec:
+    name: VariantName
+
+    @property
+    def digest(self) -> str:
+        """Changes whenever the bytes made by this spec may change, so that a changed spec gets new keys and URLs."""
+        return _digest(PIPELINE_VERSION, type(self).__name__, *astuple(self))
+
+
+@dataclass(frozen=True, slots=True)
+class VariantSpec(_Spec):
+    """A picture to make, in WebP: within `width` x `height` pixels, or cropped to fill them; never enlarged.
 
     `quality` is WebP's, 0 to 100. `effort` is WebP's `method`, 0 (fast) to 6 (small).
     """
 
-    name: VariantName
     width: int
     height: int
     crop: bool = False
@@ -42,31 +54,84 @@ class VariantSpec:
     # 3 and 4 cost 2.2 times what 2 costs and save 1 to 6 % more.
     effort: int = 2
 
-    @property
-    def digest(self) -> str:
-        """Changes whenever the bytes made by this spec may change, so that a changed spec gets new keys and URLs."""
-        parts = (PIPELINE_VERSION, "webp", self.name, self.width, self.height, self.crop, self.quality, self.effort)
-        return hashlib.sha256(repr(tuple(map(str, parts))).encode()).hexdigest()[:_DIGEST_HEX_DIGITS]
-
-
-IMAGE_VARIANTS: Final = (
-    VariantSpec(VariantName.THUMBNAIL, 150, 150, crop=True),
-    VariantSpec(VariantName.SMALL, 400, 400),
-    VariantSpec(VariantName.MEDIUM, 800, 800),
-    VariantSpec(VariantName.LARGE, 1600, 1600),
-)
-
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """What a picture says of itself. Width and height in pixels as displayed, after orientation; degrees in WGS 84."""
+class PreviewSpec(_Spec):
+    """An excerpt of a film as animated WebP, which loops and is silent: within `width` x `height` pixels."""
 
     width: int
     height: int
-    taken_at: datetime | None
-    latitude: float | None
-    longitude: float | None
-    exif: dict[str, JSON]
+    seconds: float
+    frames_per_second: int
+    quality: int
+    effort: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSpec(_Spec):
+    """A film in H.264 and AAC, in an MP4 whose index comes first: within `width` x `height`, or upright within both
+    swapped. `quality` is x264's constant rate factor, `preset` its name for how much it tries."""
+
+    width: int
+    height: int
+    quality: int
+    preset: str
+    audio_bits_per_second: int
+
+
+Spec: TypeAlias = VariantSpec | PreviewSpec | StreamSpec
+
+_THUMBNAIL: Final = VariantSpec(VariantName.THUMBNAIL, 150, 150, crop=True)
+_SMALL: Final = VariantSpec(VariantName.SMALL, 400, 400)
+_MEDIUM: Final = VariantSpec(VariantName.MEDIUM, 800, 800)
+
+# Of a picture, of a recording's cover, of a document's first page.
+PICTURE_VARIANTS: Final = (_THUMBNAIL, _SMALL, _MEDIUM, VariantSpec(VariantName.LARGE, 1600, 1600))
+# Of a film: of one still, which as a POSTER is as large as a LARGE would be, and of what moves.
+STILL_VARIANTS: Final = (_THUMBNAIL, _SMALL, _MEDIUM, VariantSpec(VariantName.POSTER, 1600, 1600))
+PREVIEW: Final = PreviewSpec(VariantName.PREVIEW, 480, 480, seconds=4, frames_per_second=8, quality=60, effort=1)
+STREAM: Final = StreamSpec(VariantName.STREAM, 1920, 1080, quality=23, preset="veryfast", audio_bits_per_second=160_000)
+
+SPECS: Final[dict[MediaKind, tuple[Spec, ...]]] = {
+    MediaKind.IMAGE: PICTURE_VARIANTS,
+    MediaKind.VIDEO: (*STILL_VARIANTS, PREVIEW, STREAM),
+    MediaKind.AUDIO: PICTURE_VARIANTS,
+    MediaKind.DOCUMENT: PICTURE_VARIANTS,
+}
+
+
+def recipe(kind: MediaKind) -> str:
+    """Digest of all that is made of a kind: what was made by another is out of date."""
+    return _digest(*(spec.digest for spec in SPECS[kind]))
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(tuple(map(str, parts))).encode()).hexdigest()[:_DIGEST_HEX_DIGITS]
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """What a picture looks like, at a glance."""
+
+    perceptual_hash: str  # 64 bits in hex
+    thumbhash: str  # base64
+    dominant_color: str  # #rrggbb
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What a file says of itself. Width and height in pixels as displayed, after orientation; seconds; degrees in
+    WGS 84. `tags` are EXIF's of a picture, by the standard's names, and the tags of a recording, a film, a document."""
+
+    width: int | None = None
+    height: int | None = None
+    duration: float | None = None
+    page_count: int | None = None
+    taken_at: datetime | None = None
+    latitude: float | None = None
+    longitude: float | None = None
+    tags: dict[str, JSON] = field(default_factory=dict)
+    looks: Looks | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,3 +145,14 @@ class Rendered:
     width: int
     height: int
     size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How much of the rendering is done: 0 when the file has been analysed, up to 1, never falling."""
+
+    fraction: float
+
+
+# What a process that is at a file says meanwhile: each variant once its file is complete, and how it is coming along.
+Tell: TypeAlias = Callable[[Rendered | Progress], None]
