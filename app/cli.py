@@ -68,6 +68,10 @@ def _parser() -> argparse.ArgumentParser:
     quota.add_argument("bytes", type=_bytes, metavar="BYTES|none", help="trash and variants included")
     quota.set_defaults(command=_quota)
 
+    rerender = commands.add_parser("rerender", help="make variants anew whose specs have changed, in the background")
+    rerender.add_argument("--no-wait", action="store_true", help="don't watch until the workers are done")
+    rerender.set_defaults(command=_rerender)
+
     _add_storage(commands.add_parser("storage", help="set the storage up, or compare it with the database"))
 
     export = commands.add_parser("export-schema", help="print the GraphQL schema, or write it to a file")
@@ -165,6 +169,13 @@ def _quota(options: argparse.Namespace) -> None:
             await accounts.limit(options.email, options.bytes)
 
     _with_database(limit)
+
+
+def _rerender(options: argparse.Namespace) -> int:
+    from app.renewal_cli import rerender  # noqa: PLC0415
+
+    settings = load()
+    return _run(rerender(settings, _running_database(settings), wait=not options.no_wait))
 
 
 def _storage_init(_: argparse.Namespace) -> int:

@@ -265,7 +265,7 @@ async def _settle(transaction: HeirloomTransaction, upload: Upload, key: str, fo
         .returning(*Media.all_columns())
     )
     media = hydrate(Media, rows[0])
-    await jobs.enqueue_ingest(transaction, media.id, priority=slot.priority)
+    await jobs.enqueue_ingest(transaction, media, priority=slot.priority)
     await stages.report(transaction, EventKind.UPLOADED, media, status=MediaStatus.UPLOADED, stage=Stage.QUEUED)
     if upload.is_single:
         # Once more when no URL is good any longer.

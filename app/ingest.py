@@ -11,31 +11,32 @@ import asyncio
 import hashlib
 import logging
 import uuid
-from contextlib import aclosing
+from collections.abc import Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, Final
 
 import asyncpg
+from piccolo.columns import Column
 from piccolo.custom_types import Combinable
 
-from app import faults, jobs, stages, uploads
+from app import faults, jobs, stages, trash, uploads
 from app.db import hydrate
 from app.piccolo_conf import DB
+from app.rendering import FILE_TYPE, Sandboxes, render
 from app.stages import Failure, Stage
 from app.tables import EventKind, Media, MediaStatus, UploadSession, Variant
+from app.variants import put_in_place
 from app.wiring import Services
 from processing.failures import FailureCode, ProcessingFailed
-from processing.kinds import FILE_TYPES
-from processing.sandbox import Sandbox
-from processing.variants import IMAGE_VARIANTS, Facts, Rendered
+from processing.kinds import MediaKind
+from processing.variants import Facts, recipe
 from storage.base import ObjectNotFound, StorageError, has_room
-from storage.keys import variant_key
 
 logger = logging.getLogger(__name__)
 
-FILE_TYPE: Final = {file_type.content_type: file_type for file_type in FILE_TYPES}
 # Not the file's fault, perhaps: another try may end otherwise.
 MAY_PASS: Final = {FailureCode.CRASHED, FailureCode.STORAGE}
 FIRST_RETRY: Final = timedelta(seconds=1)  # doubled at each attempt
@@ -55,18 +56,29 @@ class Mismatch(Exception):
     failure = Failure(FailureCode.CHECKSUM_MISMATCH, "The uploaded bytes have another SHA-256 than was promised.")
 
 
-async def process(services: Services, sandbox: Sandbox, media_id: uuid.UUID) -> None:
-    """One attempt at one media. Raises TryAgain."""
+class Superseded(Exception):
+    """Somebody else has the media by now, or it is gone."""
+
+
+async def process(services: Services, sandboxes: Sandboxes, media_id: uuid.UUID) -> bool:
+    """One attempt at one media; whether there was anything to do. Raises TryAgain."""
     media = await _begin(media_id)
     if media is None:
-        return
+        return False
+    await _attempt(services, sandboxes, media)
+    return True
+
+
+async def _attempt(services: Services, sandboxes: Sandboxes, media: Media) -> None:
     faults.reach("ingest.begun")
     attempts = services.settings.processing_attempts
     if media.processing_attempts > attempts:
         await _fail(media, Failure(FailureCode.CRASHED, f"Processing was cut off {attempts} times."))
         return
     try:
-        await _work(services, sandbox, media)
+        await _work(services, sandboxes, media)
+    except Superseded:
+        await clear(services, media)
     except Mismatch as error:
         await _remove(media, error.failure)
     except ProcessingFailed as error:
@@ -74,30 +86,38 @@ async def process(services: Services, sandbox: Sandbox, media_id: uuid.UUID) -> 
             lost = isinstance(error.__cause__, ObjectNotFound)
             await _fail(media, Failure(error.code, error.message), lost=lost)
             return
-        logger.warning("Attempt %d at media %s failed: %s", media.processing_attempts, media_id, error)
+        logger.warning("Attempt %d at media %s failed: %s", media.processing_attempts, media.id, error)
         await _reach(media, Stage.QUEUED)
-        raise TryAgain(_delay(media)) from error
+        raise TryAgain(delay(media)) from error
+    except asyncio.CancelledError:
+        await asyncio.shield(_give_back(media))
+        raise
     except Exception as error:
-        logger.exception("Attempt %d at media %s failed unexpectedly", media.processing_attempts, media_id)
-        raise TryAgain(_delay(media)) from error
+        logger.exception("Attempt %d at media %s failed unexpectedly", media.processing_attempts, media.id)
+        raise TryAgain(delay(media)) from error
 
 
-async def _work(services: Services, sandbox: Sandbox, media: Media) -> None:
-    file_type = FILE_TYPE[media.content_type]
-    # Named after the media, so that whoever looks at a stuck decoder sees what it is at.
-    with TemporaryDirectory(dir=services.scratch, prefix=f"{media.id}-") as folder:
-        original = Path(folder) / f"original.{file_type.extension}"
-        sha256 = await _fetch(services, media, original)
+async def _work(services: Services, sandboxes: Sandboxes, media: Media) -> None:
+    with scratch(services, media) as original:
+        sha256 = await fetch(services, media, original)
         faults.reach("ingest.fetched")
         await _attest(media, sha256)
         await _reach(media, Stage.ANALYZING)
-        facts = await sandbox.analyze(original, file_type)
-        await _reach(media, Stage.RENDERING)
-        rendered = await sandbox.render(original, file_type, Path(folder), IMAGE_VARIANTS)
-        await _reach(media, Stage.STORING)
-        variants = await _store(services, media, rendered)
+
+        async def publish(fraction: float, variants: Sequence[Variant]) -> None:
+            await _publish(services, media, fraction, variants)
+
+        facts, variants = await render(services.storage, sandboxes, media, original, publish)
     faults.reach("ingest.stored")
     await _finish(services, media, facts, variants)
+
+
+@contextmanager
+def scratch(services: Services, media: Media) -> Iterator[Path]:
+    """Where to put the original, in a folder of its own, which is gone afterwards."""
+    # Named after the media, so that whoever looks at a stuck decoder sees what it is at.
+    with TemporaryDirectory(dir=services.scratch, prefix=f"{media.id}-") as folder:
+        yield Path(folder) / f"original.{FILE_TYPE[media.content_type].extension}"
 
 
 async def _begin(media_id: uuid.UUID) -> Media | None:
@@ -128,8 +148,8 @@ async def _reach(media: Media, stage: Stage) -> None:
         await stages.report(transaction, EventKind.PROCESSING, media, status=MediaStatus.PROCESSING, stage=stage)
 
 
-async def _fetch(services: Services, media: Media, path: Path) -> str:
-    """The original, written to `path`; its SHA-256 in hex."""
+async def fetch(services: Services, media: Media, path: Path) -> str:
+    """The original, written to `path`; its SHA-256 in hex. Raises ProcessingFailed."""
     if not has_room(path.parent, media.size_bytes):
         raise ProcessingFailed(FailureCode.STORAGE, "The server has no room to work at the file.")
     digest = hashlib.sha256()
@@ -167,59 +187,70 @@ async def _attest(media: Media, sha256: str) -> None:
         await _settle(media, {Media.sha256: sha256, Media.is_copy: True})
 
 
-async def _store(services: Services, media: Media, rendered: list[Rendered]) -> list[Variant]:
-    variants = [
-        Variant(
-            media=media.id,
-            name=made.name.value,
-            digest=made.digest,
-            content_type=made.content_type,
-            width=made.width,
-            height=made.height,
-            size_bytes=made.size_bytes,
-            storage_key=variant_key(media.storage_key, made.name, made.digest),
+async def _publish(services: Services, media: Media, fraction: float, variants: Sequence[Variant]) -> None:
+    """How far it is, and what can be seen already: a film's poster long before the film. Raises Superseded."""
+    async with DB.transaction() as transaction:
+        if not await _settle(media, {Media.updated_at: datetime.now(UTC)}):
+            raise Superseded
+        await put_in_place(transaction, media, variants, alone=False, late=services.settings.url_lifetime)
+        await stages.report(
+            transaction,
+            EventKind.PROCESSING,
+            media,
+            status=MediaStatus.PROCESSING,
+            stage=Stage.RENDERING,
+            rendered=fraction,
         )
-        for made in rendered
-    ]
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            for variant, made in zip(variants, rendered, strict=True):
-                put = services.storage.put(
-                    variant.storage_key, made.path, size=made.size_bytes, content_type=made.content_type
-                )
-                tasks.create_task(put)
-    except* StorageError as errors:
-        raise ProcessingFailed(FailureCode.STORAGE, "The storage does not answer.") from errors
-    return variants
 
 
-async def _finish(services: Services, media: Media, facts: Facts, variants: list[Variant]) -> None:
+async def _finish(services: Services, media: Media, facts: Facts, variants: Sequence[Variant]) -> None:
     """Facts, variants and READY at once, if the attempt is still the current one."""
-    values: dict[Any, Any] = {
-        Media.status: MediaStatus.READY.value,
-        Media.width: facts.width,
-        Media.height: facts.height,
-        Media.taken_at: facts.taken_at,
-        Media.latitude: facts.latitude,
-        Media.longitude: facts.longitude,
-        Media.exif: facts.exif,
-        Media.updated_at: datetime.now(UTC),
-    }
-    obsolete: list[str] = []
+    await _reach(media, Stage.STORING)
+    values = columns(media, facts) | {Media.status: MediaStatus.READY.value}
     async with DB.transaction() as transaction:
         current = await _settle(media, values)
         if current:
-            rows = await Variant.delete().where(Variant.media == media.id).returning(Variant.storage_key)
-            await Variant.insert(*variants)
-            kept = {variant.storage_key for variant in variants}
-            obsolete = [row["storage_key"] for row in rows if row["storage_key"] not in kept]
+            await put_in_place(transaction, media, variants, alone=True, late=services.settings.url_lifetime)
             await stages.report(transaction, EventKind.READY, media, status=MediaStatus.READY, stage=Stage.DONE)
             faults.reach("ingest.in_transaction")
     faults.reach("ingest.committed")
-    if not current and not await Media.exists().where(Media.id == media.id):
-        # Deleted while we worked, and its bytes erased perhaps before ours came.
-        obsolete = [variant.storage_key for variant in variants]
-    await services.storage.delete(obsolete)
+    if not current:
+        await clear(services, media)
+
+
+def columns(media: Media, facts: Facts) -> dict[Column | str, Any]:
+    """What processing has found out, as it stands in the row."""
+    looks = facts.looks
+    return {
+        Media.width: facts.width,
+        Media.height: facts.height,
+        Media.duration: facts.duration,
+        Media.page_count: facts.page_count,
+        Media.perceptual_hash: looks.perceptual_hash if looks else None,
+        Media.thumbhash: looks.thumbhash if looks else None,
+        Media.dominant_color: looks.dominant_color if looks else None,
+        Media.taken_at: facts.taken_at,
+        Media.latitude: facts.latitude,
+        Media.longitude: facts.longitude,
+        Media.exif: facts.tags,
+        Media.recipe: recipe(MediaKind(media.kind)),
+        Media.updated_at: datetime.now(UTC),
+    }
+
+
+async def clear(services: Services, media: Media) -> None:
+    """Whoever purged the media while we worked had its bytes erased perhaps before ours came."""
+    if not await Media.exists().where(Media.id == media.id):
+        await trash.erase(services.storage, [media.storage_key])
+
+
+async def _give_back(media: Media) -> None:
+    """This attempt was cut off by us and doesn't count."""
+    async with DB.transaction() as transaction:
+        if await _settle(media, {Media.processing_attempts: Media.processing_attempts - 1}):
+            await stages.report(
+                transaction, EventKind.PROCESSING, media, status=MediaStatus.PROCESSING, stage=Stage.QUEUED
+            )
 
 
 async def _remove(media: Media, failure: Failure) -> None:
@@ -232,7 +263,8 @@ async def _remove(media: Media, failure: Failure) -> None:
 async def _fail(media: Media, failure: Failure, *, lost: bool = False) -> None:
     """Failed, if it is still this attempt's to fail; `lost` when there are no bytes to go back to."""
     async with DB.transaction() as transaction:
-        await stages.fail(transaction, _current(media), failure, datetime.now(UTC), lost=lost)
+        if await stages.fail(transaction, _current(media), failure, datetime.now(UTC), lost=lost):
+            await Media.update({Media.recipe: recipe(MediaKind(media.kind))}).where(Media.id == media.id)
 
 
 async def _settle(media: Media, values: dict[Any, Any]) -> bool:
@@ -249,6 +281,6 @@ def _current(media: Media) -> Combinable:
     )
 
 
-def _delay(media: Media) -> timedelta:
+def delay(media: Media) -> timedelta:
     doublings: int = media.processing_attempts - 1
     return timedelta(seconds=FIRST_RETRY.total_seconds() * 2**doublings)

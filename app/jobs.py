@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Final
@@ -13,15 +12,22 @@ from pgqueuer.models import Job
 from pgqueuer.queries import Queries
 
 from app.db import HeirloomTransaction
+from app.tables import Media
+from processing.kinds import MediaKind
 
 INGEST: Final = "ingest"  # stored bytes -> facts and variants
+INGEST_FILM: Final = "ingest-film"  # the same, of what may take minutes
 ERASE: Final = "erase"  # the bytes of a row that is gone
 
 PRIORITY_ERASE: Final = 0  # nobody waits for it
 
 
-async def enqueue_ingest(transaction: HeirloomTransaction, media: uuid.UUID, *, priority: int) -> None:
-    await _enqueue(transaction, INGEST, {"media": str(media)}, priority)
+async def enqueue_ingest(transaction: HeirloomTransaction, media: Media, *, priority: int) -> None:
+    await _enqueue(transaction, ingest_of(MediaKind(media.kind)), {"media": str(media.id)}, priority)
+
+
+def ingest_of(kind: MediaKind) -> str:
+    return INGEST_FILM if kind is MediaKind.VIDEO else INGEST
 
 
 async def enqueue_erase(
@@ -29,13 +35,16 @@ async def enqueue_erase(
     keys: Sequence[str],
     *,
     uploads: Sequence[tuple[str, str]] = (),
+    variants: Sequence[str] = (),
     after: timedelta | None = None,
 ) -> None:
     """Remove every stored byte of the originals under these keys, variants included, and `after` that time.
 
-    `uploads` are (key, upload id) of uploads in parts that are not to be completed any more.
+    `uploads` are (key, upload id) of uploads in parts that are not to be completed any more; `variants` the keys of
+    single variants that have been replaced.
     """
-    await _enqueue(transaction, ERASE, {"keys": list(keys), "uploads": list(uploads)}, PRIORITY_ERASE, after)
+    payload = {"keys": list(keys), "uploads": list(uploads), "variants": list(variants)}
+    await _enqueue(transaction, ERASE, payload, PRIORITY_ERASE, after)
 
 
 async def _enqueue(

@@ -62,6 +62,11 @@ _CLAIMED: Final = f"""
     UNION ALL
     SELECT staging_key FROM upload_session WHERE state = 'OPEN' AND staging_key COLLATE "C" = ANY({{}})
     UNION ALL
+    -- Variants that were replaced, and go when there are no URLs to them any more.
+    SELECT replaced.key FROM pgqueuer, jsonb_array_elements_text(convert_from(payload, 'UTF8')::jsonb -> 'variants')
+        AS replaced (key)
+    WHERE entrypoint = 'erase' AND replaced.key = ANY({{}})
+    UNION ALL
     SELECT suspect.key FROM unnest({{}}::text[], {{}}::text[]) AS suspect (key, stem), LATERAL (
         SELECT FROM media
         WHERE media.storage_key COLLATE "C" >= suspect.stem || '.'
@@ -122,7 +127,7 @@ async def again(known: Iterable[Known]) -> dict[uuid.UUID, Known]:
 async def claimed(keys: Sequence[str]) -> set[str]:
     """Those of the keys that a row names, or may be about to name."""
     stems = [stem_of(key) for key in keys]
-    return {row["key"] for row in await _fetch(_CLAIMED, keys, keys, keys, keys, stems)}
+    return {row["key"] for row in await _fetch(_CLAIMED, keys, keys, keys, keys, keys, stems)}
 
 
 async def open_uploads(keys: Sequence[str]) -> set[tuple[str, str]]:

@@ -184,7 +184,11 @@ class Settings:
     max_pixels: int = setting(_between(1, 2_000_000_000), 100_000_000, doc="width × height of an image")
     processes: int = setting(_between(0, 128), 0, doc="decoders that a worker runs; 0 is one a core")
     processing_timeout: timedelta = setting(
-        _seconds(1, 3600), timedelta(seconds=60), doc="seconds that one file may take to decode"
+        _seconds(1, 3600), timedelta(seconds=60), doc="seconds that one file may take to decode; a film may take as "
+        "long without getting on"
+    )  # fmt: skip
+    film_timeout: timedelta = setting(
+        _seconds(1, 604_800), timedelta(hours=4), doc="seconds that one film may take in all"
     )
     processing_memory: int = setting(
         _between(256 * MIB, 64 * 1024**3), 2048 * MIB, doc="bytes of memory of one decoder"

@@ -17,6 +17,7 @@ IMAGES: Final = frozenset({MediaKind.IMAGE})
 PRIORITY_FIRST: Final = 100
 PRIORITY_NORMAL: Final = 10
 PRIORITY_AGAIN: Final = 5  # reprocessing gives way to whoever has just uploaded
+PRIORITY_LOWEST: Final = -10  # what nobody asked for by name, a changed spec for example
 
 DEFAULT_SLOT: Final = "photos"
 

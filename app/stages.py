@@ -26,7 +26,7 @@ class Stage(StrEnum):
     DONE = "DONE"
 
 
-# How far along a picture is when a stage begins, by the time that the stages take.
+# How far along media is when a stage begins, by the time that the stages of a picture take.
 PERCENT: Final = {
     Stage.QUEUED: 0,
     Stage.FETCHING: 5,
@@ -50,10 +50,12 @@ async def report(
     *,
     status: MediaStatus,
     stage: Stage,
+    rendered: float = 0.0,
     failure: Failure | None = None,
 ) -> None:
-    """Record that a media has come to this stage, with the change of its row."""
-    told: dict[str, Any] = {"status": status, "stage": stage, "percent": PERCENT[stage]}
+    """Record that a media has come to this stage, with the change of its row; `rendered` is how far in RENDERING."""
+    percent = PERCENT[stage] + int(rendered * (PERCENT[Stage.STORING] - PERCENT[Stage.RENDERING]))
+    told: dict[str, Any] = {"status": status, "stage": stage, "percent": percent}
     if failure is not None:
         told["failure"] = {"code": failure.code, "message": failure.message}
     await events.record(transaction, kind, media=media.id, entity=media.entity, owner=media.owner, **told)
@@ -79,7 +81,12 @@ async def fail(
 
 
 async def start_over(
-    transaction: HeirloomTransaction, which: Combinable, now: datetime, *, found: bool = False
+    transaction: HeirloomTransaction,
+    which: Combinable,
+    now: datetime,
+    *,
+    found: bool = False,
+    priority: int = PRIORITY_AGAIN,
 ) -> list[Media]:
     """Those of a where-clause are processed again, with a fresh count of attempts; `found` when they were lost."""
     values: dict[Column | str, Any] = {
@@ -91,7 +98,7 @@ async def start_over(
     }
     media = await _change(which, values | ({Media.lost_at: None} if found else {}))
     for each in media:
-        await jobs.enqueue_ingest(transaction, each.id, priority=PRIORITY_AGAIN)
+        await jobs.enqueue_ingest(transaction, each, priority=priority)
         await report(transaction, EventKind.PROCESSING, each, status=MediaStatus.UPLOADED, stage=Stage.QUEUED)
     return media
 

@@ -45,7 +45,7 @@ async def check(settings: Settings, dsn: str, *, repair: bool, force: bool, dry_
 
     What it does not mend it leaves as it is: neither the storage nor the database is set up. Raises MigrationError.
     """
-    progress = ProgressLine()
+    progress = ProgressLine("{:,} objects compared …")
     async with open_services(settings, dsn=dsn) as services:
         await require_current()
         try:
@@ -63,18 +63,19 @@ async def check(settings: Settings, dsn: str, *, repair: bool, force: bool, dry_
 
 @dataclass(slots=True)
 class ProgressLine:
-    """How many objects were walked, on standard error."""
+    """How many of something are done, on standard error. `text` has the place for the number."""
 
+    text: str
     in_place: bool = field(default_factory=sys.stderr.isatty)
     shown_at: float = field(default_factory=time.monotonic)
     is_shown: bool = False
 
-    def show(self, objects: int) -> None:
+    def show(self, number: int) -> None:
         now = time.monotonic()
         if now - self.shown_at < PROGRESS_SECONDS[0 if self.in_place else 1]:
             return
         self.shown_at, self.is_shown = now, True
-        text = f"{objects:,} objects compared …"
+        text = self.text.format(number)
         sys.stderr.write(f"\r{text}" if self.in_place else f"{text}\n")
         sys.stderr.flush()
 

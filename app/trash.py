@@ -14,7 +14,7 @@ from app.access import Viewer, changeable_media, refusal, signed_in, visible_med
 from app.db import HeirloomTransaction, hydrate
 from app.errors import BadInput
 from app.piccolo_conf import DB
-from app.tables import EventKind, Media, MediaStatus, UploadSession, UploadState
+from app.tables import EventKind, Media, MediaStatus, UploadSession, UploadState, Variant
 from app.wiring import Services
 from storage.base import ObjectStorage
 from storage.keys import medium_prefixes
@@ -193,11 +193,23 @@ async def enqueue_erase(
         await jobs.enqueue_erase(transaction, staged, after=late)
 
 
-async def erase(storage: ObjectStorage, keys: Sequence[str], uploads: Sequence[tuple[str, str]] = ()) -> None:
-    """Delete originals and all that was ever rendered of them, and unfinished uploads. Doing it twice is no harm."""
+async def erase(
+    storage: ObjectStorage,
+    keys: Sequence[str],
+    uploads: Sequence[tuple[str, str]] = (),
+    variants: Sequence[str] = (),
+) -> None:
+    """Delete originals and all that was ever rendered of them, unfinished uploads, and variants that were replaced.
+
+    Doing it twice is no harm.
+    """
     for key, upload_id in uploads:
         await storage.abort_multipart(key, upload_id)
         faults.reach("erase.deleted")
+    if variants:
+        # By the same spec, taken up again meanwhile, the same keys are made.
+        rows = await Variant.select(Variant.storage_key).where(Variant.storage_key.is_in(list(variants)))
+        await storage.delete(sorted(set(variants) - {row["storage_key"] for row in rows}))
     for key in keys:
         prefixes = medium_prefixes(key)
         batch: list[str] = []

@@ -181,7 +181,7 @@ async def put_in_place(
         **columns,
     )
     await Media.insert(media)
-    await jobs.enqueue_ingest(transaction, media.id, priority=place.slot.priority)
+    await jobs.enqueue_ingest(transaction, media, priority=place.slot.priority)
     await stages.report(transaction, EventKind.UPLOADED, media, status=MediaStatus.UPLOADED, stage=Stage.QUEUED)
     return media
 

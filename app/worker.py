@@ -7,7 +7,8 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -19,12 +20,15 @@ from pgqueuer.models import Job
 from pgqueuer.qm import QueueManager
 from pgqueuer.queries import Queries
 
-from app import housekeeping, ingest, jobs, trash
+from app import housekeeping, ingest, jobs, renewal, trash
 from app.housekeeping import TROUBLE
 from app.ingest import TryAgain
+from app.rendering import Sandboxes
 from app.settings import Settings
 from app.wiring import Services, connect, open_services
-from processing.sandbox import Limits, Sandbox
+from processing.kinds import MediaKind
+from processing.limits import MIB, Limits
+from processing.sandbox import Sandbox
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +39,8 @@ HEARTBEAT: Final = timedelta(seconds=4)
 LOOK_EVERY: Final = timedelta(seconds=2)
 REBUILD_SECONDS: Final = 1.0
 TROUBLE_RETRY: Final = timedelta(seconds=30)
-# The storage's check comes once a day: whether it is due need not be asked as often.
-CHECK_LOOK_EVERY: Final = timedelta(seconds=5)
+FILM_BYTES: Final = 16 * 1024 * MIB  # the largest file made of a film: a day and a night in 1080p
+FILM_NICENESS: Final = 10
 
 
 async def run(settings: Settings, dsn: str) -> None:
@@ -44,11 +48,11 @@ async def run(settings: Settings, dsn: str) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    async with open_services(settings, dsn=dsn) as services, _sandbox(settings) as sandbox:
+    async with open_services(settings, dsn=dsn) as services, _sandboxes(services) as sandboxes:
         logger.info("The worker is ready.")
         while not stopping.is_set():
             try:
-                await _take_jobs(services, sandbox, dsn, stopping)
+                await _take_jobs(services, sandboxes, dsn, stopping)
             except* TROUBLE as errors:
                 logger.warning("The queue's connection was lost and is built anew: %r", errors.exceptions)
             if not stopping.is_set():
@@ -60,27 +64,36 @@ def decoders(settings: Settings) -> int:
 
 
 @asynccontextmanager
-async def _sandbox(settings: Settings) -> AsyncIterator[Sandbox]:
+async def _sandboxes(services: Services) -> AsyncIterator[Sandboxes]:
+    """One for films alone: a single one at a time, since it uses all cores, and gives way to all else."""
+    settings, scratch = services.settings, services.scratch
+    seconds = settings.processing_timeout.total_seconds()
     limits = Limits(
-        seconds=settings.processing_timeout.total_seconds(),
+        seconds=seconds,
+        silent_seconds=seconds,
         memory_bytes=settings.processing_memory,
         pixels=settings.max_pixels,
     )
-    sandbox = Sandbox(limits, decoders(settings))
-    try:
-        yield sandbox
-    finally:
-        await sandbox.close()
+    of_films = replace(limits, seconds=settings.film_timeout.total_seconds(), output_bytes=FILM_BYTES)
+    async with AsyncExitStack() as stack:
+        quick = Sandbox(limits, decoders(settings), scratch=scratch)
+        stack.push_async_callback(quick.close)
+        films = Sandbox(of_films, 1, scratch=scratch, niceness=FILM_NICENESS, libraries=("processing.films",))
+        stack.push_async_callback(films.close)
+        yield {kind: films if kind is MediaKind.VIDEO else quick for kind in MediaKind}
 
 
-async def _take_jobs(services: Services, sandbox: Sandbox, dsn: str, stopping: asyncio.Event) -> None:
-    """Until the connection is lost or `stopping` is set."""
+async def _take_jobs(services: Services, sandboxes: Sandboxes, dsn: str, stopping: asyncio.Event) -> None:
+    """Until a connection is lost or `stopping` is set."""
     over = asyncio.Event()
-    async with _connected(dsn) as connection, _connected(dsn) as another:
-        manager = _manager(services, sandbox, connection)
-        checker = _checker(services, another, over)
+    async with AsyncExitStack() as stack:
+        connections = [await stack.enter_async_context(_connected(dsn)) for _ in range(3)]
+        manager = _manager(services, sandboxes, connections[0])
+        # Neither may hold up what people wait for: a film takes minutes, a check perhaps hours.
+        aside = [_filmer(services, sandboxes, connections[1], over), _checker(services, connections[2], over)]
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_check(checker))
+            for each in aside:
+                tasks.create_task(_run_aside(each))
             stop = tasks.create_task(_shut_down(manager, stopping))
             chores = tasks.create_task(housekeeping.keep_house(services, dsn))
             try:
@@ -94,9 +107,10 @@ async def _take_jobs(services: Services, sandbox: Sandbox, dsn: str, stopping: a
             finally:
                 stop.cancel()
                 chores.cancel()
-                # Not cancelled: its job goes back to the queue, and the next worker begins anew.
+                # Their jobs go back to the queue, and the next worker begins anew.
                 over.set()
-                checker.shutdown.set()
+                for each in aside:
+                    each.shutdown.set()
 
 
 @asynccontextmanager
@@ -108,13 +122,13 @@ async def _connected(dsn: str) -> AsyncIterator[asyncpg.Connection]:
         connection.terminate()
 
 
-def _manager(services: Services, sandbox: Sandbox, connection: asyncpg.Connection) -> QueueManager:
+def _manager(services: Services, sandboxes: Sandboxes, connection: asyncpg.Connection) -> QueueManager:
     manager = QueueManager(Queries(AsyncpgDriver(connection)))
 
     @manager.entrypoint(jobs.INGEST, on_failure="hold")
     async def take_in(job: Job) -> None:
         with _trouble_passes("A picture"):
-            await ingest.process(services, sandbox, UUID(jobs.payload(job)["media"]))
+            await _process(services, sandboxes, job)
 
     @manager.entrypoint(jobs.ERASE, on_failure="hold")
     async def erase(job: Job) -> None:
@@ -124,36 +138,71 @@ def _manager(services: Services, sandbox: Sandbox, connection: asyncpg.Connectio
     return manager
 
 
+def _filmer(
+    services: Services, sandboxes: Sandboxes, connection: asyncpg.Connection, over: asyncio.Event
+) -> QueueManager:
+    """One for films, of which one is worked at and another waits, its attempt not begun."""
+    manager = QueueManager(Queries(AsyncpgDriver(connection)))
+    turn = asyncio.Semaphore()
+
+    @manager.entrypoint(jobs.INGEST_FILM, on_failure="hold")
+    async def take_in(job: Job) -> None:
+        async def work() -> None:
+            async with turn:
+                await _process(services, sandboxes, job)
+
+        with _trouble_passes("A film"):
+            if not await _unless(over, work()):
+                raise TryAgain(timedelta(0))
+
+    return manager
+
+
+async def _process(services: Services, sandboxes: Sandboxes, job: Job) -> None:
+    """The same job for what is new and for what is to be made anew: the media's own state tells which it is."""
+    media = UUID(jobs.payload(job)["media"])
+    if not await ingest.process(services, sandboxes, media):
+        await renewal.process(services, sandboxes, media)
+
+
 def _checker(services: Services, connection: asyncpg.Connection, over: asyncio.Event) -> QueueManager:
-    """One for the storage's check alone: that may take hours, in which it must not hold up what people wait for."""
+    """One for the storage's check alone."""
     manager = QueueManager(Queries(AsyncpgDriver(connection)))
 
     @manager.entrypoint(housekeeping.CHECK)  # if it should ever fail for good, housekeeping sees that there is another
     async def check(_: Job) -> None:
+        delay = timedelta(0)
+
+        async def work() -> None:
+            nonlocal delay
+            delay = await housekeeping.check_storage(services)
+
         with _trouble_passes("The storage's check"):
-            delay = await _unless(over, housekeeping.check_storage(services))
+            await _unless(over, work())
         raise RetryRequested(delay=delay)  # the same job again: so there is always one, and never two
 
     return manager
 
 
-async def _check(checker: QueueManager) -> None:
-    await checker.run(
-        dequeue_timeout=CHECK_LOOK_EVERY,
+async def _run_aside(manager: QueueManager) -> None:
+    await manager.run(
+        dequeue_timeout=LOOK_EVERY,
         batch_size=1,
         max_concurrent_tasks=2,  # the least that a manager takes
         shutdown_on_listener_failure=True,
         heartbeat_timeout=HEARTBEAT,
-        log_aggregation_interval=timedelta(0),  # the other one's
+        log_aggregation_interval=timedelta(0),  # the first one's
     )
 
 
-async def _unless(over: asyncio.Event, work: Coroutine[Any, Any, timedelta]) -> timedelta:
-    """What the work gives; once `over` is set it is cancelled, and gives none."""
+async def _unless(over: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Whether the work was done; once `over` is set it is cancelled."""
     running, stop = asyncio.create_task(work), asyncio.create_task(over.wait())
     try:
         await asyncio.wait({running, stop}, return_when=asyncio.FIRST_COMPLETED)
-        return running.result() if running.done() else timedelta(0)
+        if running.done():
+            running.result()
+        return running.done()
     finally:
         running.cancel()
         stop.cancel()

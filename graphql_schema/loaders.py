@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 
 from aiodataloader import DataLoader
 
-from app import accounts, entities, media, people, profiles, upload_sessions
+from app import accounts, entities, media, people, profiles, similar, upload_sessions
 from app.access import Viewer
+from app.similar import LookAlike, Search
 from app.tables import Entity, Media, Person, Profile, UserAccount, Variant
 from app.wiring import Services
 from storage.base import StoredPart
@@ -58,6 +59,7 @@ class Loaders:
             lambda places: media.in_slots(viewer, places), lambda row: (row.entity, row.slot)
         )
         self.variants: DataLoader[uuid.UUID, list[Variant]] = _many_each(media.variants_of, lambda row: row.media)
+        self.similar: DataLoader[Search, list[LookAlike]] = _similar(viewer)
         self.arrived: DataLoader[uuid.UUID, Sequence[StoredPart]] = _arrived(services, viewer)
 
     def clear_all(self) -> None:
@@ -70,6 +72,14 @@ def _of_people(viewer: Viewer | None) -> DataLoader[uuid.UUID, Entity | None]:
     async def batch(people_ids: list[uuid.UUID]) -> list[Entity | None]:
         found = await profiles.of_people(viewer, people_ids)
         return [found.get(person_id) for person_id in people_ids]
+
+    return DataLoader(batch)
+
+
+def _similar(viewer: Viewer | None) -> DataLoader[Search, list[LookAlike]]:
+    async def batch(searches: list[Search]) -> list[list[LookAlike]]:
+        found = await similar.find(viewer, searches)
+        return [found[search] for search in searches]
 
     return DataLoader(batch)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import strawberry
 
-from app import attachments, media, tables, trash
+from app import attachments, media, similar, tables, trash
 from app.access import signed_in
 from app.errors import HeirloomError, relocated
 from app.keyset import Order, Page
@@ -22,6 +22,7 @@ from graphql_schema.errors import UserError, outcome, user_error, view
 from graphql_schema.nodes import Node, User, known, known_each
 from graphql_schema.paging import Connection
 from graphql_schema.scalars import JSON, BigInt
+from graphql_schema.similar import SimilarMedia
 from processing.failures import FailureCode
 from processing.kinds import MediaKind
 from processing.variants import VariantName
@@ -144,6 +145,14 @@ class Media(Node):
     async def variant(self, root: Row, info: Info, name: VariantName) -> Variant | None:
         variants = await info.context.loaders.variants.load(root.id)
         return view(Variant, next((variant for variant in variants if variant.name == name), None))
+
+    @strawberry.field(description="Other media the viewer can see that look like this one, nearest first.")
+    async def similar(
+        self, root: Row, info: Info, max_distance: int | None = 6, first: int | None = 10
+    ) -> list[SimilarMedia]:
+        most = info.context.services.settings.max_page
+        search = similar.search(root, max_distance=max_distance, first=first, most=most)
+        return view(list[SimilarMedia], await info.context.loaders.similar.load(search) if search else [])
 
 
 @strawberry.type

@@ -1,9 +1,10 @@
 """Any pixel layout, in any colour space, as 8-bit sRGB: what every browser shows the same way."""
 
 import io
+import math
 from typing import Final
 
-from PIL import Image, ImageCms
+from PIL import ExifTags, Image, ImageChops, ImageCms
 
 _SRGB: Final = ImageCms.createProfile("sRGB")
 
@@ -14,6 +15,8 @@ _SAMPLE: Final = Image.frombytes(
 )
 # Of 255. Below what anybody sees, above what the many copies of sRGB differ by.
 _INVISIBLE: Final = 3
+
+_WHITE_IS_ZERO: Final = 0  # TIFF 6.0, section 8
 
 
 def scalable(image: Image.Image) -> Image.Image:
@@ -74,7 +77,14 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     _, brightest = greys.getextrema()
     assert isinstance(brightest, float)  # a pair a channel, where there are several
     whites = (65535.0,) if image.mode.startswith("I;16") else (1.0, 255.0, 65535.0)
-    white = next((white for white in whites if brightest <= white), brightest)
+    whitest = brightest if math.isfinite(brightest) else whites[0]
+    white = next((white for white in whites if brightest <= white), whitest)
     eight_bits = greys.point(lambda value: value * (255 / white) + 0.5).convert("L")
     eight_bits.info.pop("transparency", None)  # a level of the deeper scale
-    return eight_bits
+    return ImageChops.invert(eight_bits) if _counts_from_white(image) else eight_bits
+
+
+def _counts_from_white(image: Image.Image) -> bool:
+    """As scanners may have it in a TIFF. Pillow minds it up to 8 bits, and overlooks it in 16."""
+    tags = getattr(image, "tag_v2", {})
+    return image.mode.startswith("I;16") and tags.get(ExifTags.Base.PhotometricInterpretation) == _WHITE_IS_ZERO

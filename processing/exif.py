@@ -25,15 +25,16 @@ _MAX_ITEMS: Final = 64  # of one tag
 _LEFT_OUT: Final = frozenset(
     {
         *("ExifOffset", "GPSInfo", "ExifInteroperabilityOffset", "JpegIFOffset", "JpegIFByteCount", "OffsetSchema"),
-        *("StripOffsets", "StripByteCounts", "TileOffsets", "TileByteCounts", "JPEGTables", "Padding"),
+        *("StripOffsets", "StripByteCounts", "TileOffsets", "TileByteCounts", "SubIFDs", "JPEGTables", "Padding"),
         *("MakerNote", "PrintImageMatching", "InterColorProfile", "XMLPacket", "ImageResources", "IPTCNAA"),
         *("CFAPattern", "DNGPrivateData"),
     }
 )
 _GPS: Final = ExifTags.GPS
 
-# The camera's clock started from nothing: Unix, FAT and old Macintosh time.
-_CLOCK_NEVER_SET: Final = frozenset({datetime(1970, 1, 1), datetime(1980, 1, 1), datetime(1904, 1, 1)})  # noqa: DTZ001
+# The camera's clock started from nothing: FAT and old Macintosh time, and Unix time, which is a local one by then.
+_CLOCK_NEVER_SET: Final = frozenset({datetime(1980, 1, 1), datetime(1904, 1, 1)})  # noqa: DTZ001
+_UNIX_NEVER_SET: Final = datetime(1970, 1, 1)  # noqa: DTZ001
 _FIRST_PHOTOGRAPH: Final = 1826  # the year of Niépce's view from his window
 _WIDEST_OFFSET: Final = timedelta(hours=14)  # Kiritimati
 
@@ -50,11 +51,20 @@ def as_json(exif: Image.Exif) -> dict[str, JSON]:
     return result
 
 
+def orientation(exif: Image.Exif) -> int:
+    """1 (upright) to 8, as the standard numbers how a picture is to be turned and mirrored; 1 for anything else."""
+    written = _read(exif, ExifTags.Base.Orientation)
+    return written if isinstance(written, int) and 1 <= written <= 8 else 1
+
+
 def taken_at(exif: Image.Exif) -> datetime | None:
-    """DateTimeOriginal in UTC; taken for UTC already where the camera wrote no OffsetTimeOriginal."""
+    """DateTimeOriginal in UTC; taken for UTC already where the camera wrote no OffsetTimeOriginal.
+
+    DateTimeDigitized is no substitute, though cameras write the same there: of an old print it is the day of the scan.
+    """
     camera = _directory(exif, ExifTags.IFD.Exif)
     written = _text(camera.get(ExifTags.Base.DateTimeOriginal))
-    parts = re.match(r"(\d{4})[:-](\d\d)[:-](\d\d)[ T](\d\d):(\d\d):(\d\d)", written)
+    parts = re.match(r"(\d{4})[:-](\d\d)[:-](\d\d)[ T](\d\d):(\d\d):(\d\d)", written, re.ASCII)
     if parts is None:
         return None
     try:
@@ -63,7 +73,9 @@ def taken_at(exif: Image.Exif) -> datetime | None:
         moment = local.replace(tzinfo=timezone(offset)).astimezone(UTC)
     except (ValueError, OverflowError):  # 0000:00:00, 31 February, an hour before the year 1
         return None
-    return None if local in _CLOCK_NEVER_SET or local.year < _FIRST_PHOTOGRAPH else moment
+    if local.year < _FIRST_PHOTOGRAPH or local in _CLOCK_NEVER_SET or abs(local - _UNIX_NEVER_SET) <= _WIDEST_OFFSET:
+        return None
+    return moment + _fraction(_text(camera.get(ExifTags.Base.SubsecTimeOriginal)))
 
 
 def location(exif: Image.Exif) -> tuple[float, float] | None:
@@ -124,12 +136,23 @@ def _safe(value: Any) -> JSON:
 
 
 def _bytes(value: bytes) -> JSON:
-    for marker, encoding in ((b"ASCII\0\0\0", "utf-8"), (b"UNICODE\0", "utf-16")):  # UserComment's own declaration
-        if value.startswith(marker):
-            return _text(value.removeprefix(marker).decode(encoding, "replace")) or None
+    declared, text = value[:8], value[8:]  # as in UserComment
+    if declared == b"UNICODE\0":
+        return _text(text.decode(_utf_16(text), "replace")) or None
+    if declared in (b"ASCII\0\0\0", bytes(8)):
+        return _text(text.decode("utf-8", "replace")) or None
     if re.fullmatch(rb"[\x20-\x7e]+\0*", value):  # ExifVersion "0232"
         return _text(value.decode("ascii")) or None
-    return list(value) if len(value) <= 8 else None  # ComponentsConfiguration, SceneType, GPSVersionID
+    if len(value) == 1:  # SceneType, GPSAltitudeRef
+        return value[0]
+    return list(value) if len(value) <= 8 else None  # ComponentsConfiguration, GPSVersionID
+
+
+def _utf_16(text: bytes) -> str:
+    """The byte order is that of the file, or is not: the zeros of Latin letters tell, where a mark does not."""
+    if text[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "utf-16"
+    return "utf-16-be" if text[::2].count(0) > text[1::2].count(0) else "utf-16-le"
 
 
 def _text(value: Any) -> str:
@@ -152,8 +175,14 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def _fraction(written: str) -> timedelta:
+    """Digits behind the decimal point of a second, which keep a burst in order."""
+    digits = re.fullmatch(r"\d{1,9}", written, re.ASCII)
+    return timedelta(microseconds=int(f"{digits[0]:0<6}"[:6])) if digits else timedelta()
+
+
 def _utc_offset(written: str) -> timedelta:
-    parts = re.fullmatch(r"([+-])(\d\d):(\d\d)", written)
+    parts = re.fullmatch(r"([+-])(\d\d):(\d\d)", written, re.ASCII)
     if parts is None:
         return timedelta()
     offset = timedelta(hours=int(parts[2]), minutes=int(parts[3]))

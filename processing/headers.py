@@ -6,7 +6,7 @@ number of bytes and of steps whatever the file says of itself, and no error but 
 
 import struct
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, Final
+from typing import IO, BinaryIO, Final
 
 from processing import kinds
 from processing.kinds import FileType
@@ -26,7 +26,7 @@ class _MalformedError(Exception):
 class _Header:
     """Reads at absolute offsets, with a budget."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._budget = _MAX_BYTES
 
@@ -59,6 +59,22 @@ def dimensions(file: BinaryIO, type: FileType) -> Size | None:  # noqa: A002  (a
     except _MalformedError:
         return None
     return (width, height) if width > 0 and height > 0 else None
+
+
+def code_points(file: IO[bytes]) -> tuple[int, int] | None:
+    """Colour primaries and transfer characteristics (ITU-T H.273) that a HEIF or AVIF names first, or None.
+
+    Reads as `dimensions` does.
+    """
+    header = _Header(file)
+    try:
+        for colr, _ in _properties(header, b"colr"):
+            if header.read(colr, 4) == b"nclx":
+                primaries, transfer = header.unpack(">HH", colr + 4)
+                return primaries, transfer
+    except _MalformedError:
+        pass
+    return None
 
 
 def _jpeg(header: _Header) -> Size:
@@ -165,15 +181,17 @@ def _bmp(header: _Header) -> Size:
 
 def _heif(header: _Header) -> Size:
     """Largest `ispe` property (ISO/IEC 23008-12): the picture, or the canvas of its tiles; thumbnails are smaller."""
-    sizes = [
-        header.unpack(">II", ispe + 4)
-        for meta, meta_end in _boxes(header, b"meta", 0, None)
-        for iprp, iprp_end in _boxes(header, b"iprp", meta + 4, meta_end)  # 4: version and flags of a full box
-        for ipco, ipco_end in _boxes(header, b"ipco", iprp, iprp_end)
-        for ispe, _ in _boxes(header, b"ispe", ipco, ipco_end)
-    ]
+    sizes = [header.unpack(">II", ispe + 4) for ispe, _ in _properties(header, b"ispe")]
     width, height = max(sizes, key=lambda size: size[0] * size[1], default=(0, 0))
     return width, height
+
+
+def _properties(header: _Header, kind: bytes) -> Iterator[tuple[int, int]]:
+    """Content (start, end) of each property of one kind, of whichever picture in the file."""
+    for meta, meta_end in _boxes(header, b"meta", 0, None):
+        for iprp, iprp_end in _boxes(header, b"iprp", meta + 4, meta_end):  # 4: version and flags of a full box
+            for ipco, ipco_end in _boxes(header, b"ipco", iprp, iprp_end):
+                yield from _boxes(header, kind, ipco, ipco_end)
 
 
 def _boxes(header: _Header, wanted: bytes, start: int, end: int | None) -> Iterator[tuple[int, int]]:

@@ -61,6 +61,7 @@ _BRANDS: Final = (
     (kinds.AVIF, {b"avif", b"avis"}),
     (kinds.HEIC, {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}),
     (kinds.HEIF, {b"mif1", b"msf1"}),
+    (kinds.CR3, {b"crx "}),
     (kinds.M4A, {b"M4A ", b"M4B ", b"M4P "}),
     (kinds.MOV, {b"qt  "}),
     (
@@ -109,12 +110,84 @@ def _matroska(head: bytes) -> FileType | None:
 def _tiff(head: bytes) -> FileType | None:
     order: Literal["little", "big"] = "little" if head[:2] == b"II" else "big"
     if head[:4] in (b"II*\x00", b"MM\x00*"):
-        # Canon's raw files carry "CR" behind a valid TIFF header; what Pillow finds there is only their preview.
         directory = int.from_bytes(head[4:8], order)
-        return kinds.TIFF if directory >= 8 and len(head) > 8 and head[8:10] != b"CR" else None
+        if directory < 8 or len(head) <= 8:
+            return None
+        return _raw_tiff(head, _Directory(head, directory, order)) or kinds.TIFF
     if head[:8] in (b"II+\x00\x08\x00\x00\x00", b"MM\x00+\x00\x08\x00\x00"):  # BigTIFF: offsets of 8 bytes
         return kinds.TIFF if int.from_bytes(head[8:16], order) >= 16 else None
     return None
+
+
+class _Directory:
+    """The first directory of a TIFF 6.0 file, as far as it lies within the head."""
+
+    def __init__(self, head: bytes, offset: int, order: Literal["little", "big"]) -> None:
+        self._head = head
+        self._order = order
+        count = self._number(head[offset : offset + 2])
+        entries = (head[at : at + 12] for at in range(offset + 2, min(offset + 2 + 12 * count, len(head) - 11), 12))
+        self._entries = {self._number(entry[:2]): entry for entry in entries}
+
+    def __contains__(self, tag: int) -> bool:
+        return tag in self._entries
+
+    def number(self, tag: int) -> int | None:
+        """The first value of a tag of type SHORT, or the only one of type LONG. None: no such tag."""
+        entry = self._entries.get(tag, b"")
+        width = {3: 2, 4: 4}.get(self._number(entry[2:4]))
+        return self._number(entry[8 : 8 + width]) if width else None
+
+    def text(self, tag: int) -> bytes:
+        """The value of a tag of type ASCII, of five bytes or more. Empty: no such tag."""
+        entry = self._entries.get(tag, b"")
+        offset = self._number(entry[8:12])
+        return self._head[offset : offset + self._number(entry[4:8])] if self._number(entry[2:4]) == 2 else b""
+
+    def _number(self, data: bytes) -> int:
+        return int.from_bytes(data, self._order)
+
+
+_NEW_SUBFILE_TYPE: Final = 254
+_PHOTOMETRIC: Final = 262
+_MAKE: Final = 271
+_SUB_DIRECTORIES: Final = 330
+_DNG_VERSION: Final = 50706
+_REDUCED: Final = 1  # NewSubfileType of a preview
+_FILTER_ARRAY: Final = 32803  # PhotometricInterpretation of what a sensor saw (TIFF/EP)
+
+
+def _raw_tiff(head: bytes, first: _Directory) -> FileType | None:
+    """Cameras' own files are TIFFs whose first picture is a preview, or whose pixels no TIFF reader understands.
+
+    The maker alone says nothing: scanners are made by the same, and write plain TIFF.
+    """
+    if head[8:10] == b"CR":
+        return kinds.CR2
+    if _DNG_VERSION in first:
+        return kinds.DNG
+    make = first.text(_MAKE).upper()
+    if first.number(_NEW_SUBFILE_TYPE) == _REDUCED and _SUB_DIRECTORIES in first:
+        if make.startswith(b"NIKON"):
+            return kinds.NEF
+        if make.startswith(b"SONY"):
+            return kinds.ARW
+    pentax = make.startswith((b"PENTAX", b"RICOH", b"ASAHI"))
+    return kinds.PEF if pentax and first.number(_PHOTOMETRIC) == _FILTER_ARRAY else None
+
+
+# A TIFF but for its third and fourth byte, and where its first directory begins.
+_RENAMED_TIFFS: Final = (
+    (kinds.ORF, rb"IIR[OS]\x08\0\0\0|MMOR\0\0\0\x08"),
+    (kinds.RW2, rb"IIU\0[\x08\x18]\0\0\0"),
+)
+
+
+def _raw(head: bytes) -> FileType | None:
+    # The format's name and version, and the camera's number.
+    if re.match(rb"FUJIFILMCCD-RAW \d{4}[0-9A-Z]{8}", head):
+        return kinds.RAF
+    return next((type_ for type_, header in _RENAMED_TIFFS if re.match(header, head)), None)
 
 
 def _bmp(head: bytes) -> FileType | None:
@@ -179,5 +252,5 @@ def _pdf(head: bytes) -> FileType | None:
 
 
 _RULES: Final[tuple[Callable[[bytes], FileType | None], ...]] = (
-    *(_jpeg, _png, _gif, _riff, _iso_base_media, _old_quicktime, _matroska, _tiff, _bmp, _mp3, _ogg, _flac, _pdf),
+    *(_jpeg, _png, _gif, _riff, _iso_base_media, _old_quicktime, _matroska, _tiff, _raw, _bmp, _mp3, _ogg, _flac, _pdf),
 )

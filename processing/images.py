@@ -1,47 +1,49 @@
 """Photographs and pictures: their facts, and their variants as WebP."""
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
-# Each plugin by name: otherwise Pillow imports all of its forty when it first meets one of the rarer formats.
-from PIL import (  # noqa: F401
-    AvifImagePlugin,
-    BmpImagePlugin,
-    ExifTags,
-    GifImagePlugin,
-    Image,
-    ImageFile,
-    JpegImagePlugin,
-    MpoImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    UnidentifiedImageError,
-    WebPImagePlugin,
-)
+from PIL import AvifImagePlugin, Image, ImageFile, PngImagePlugin
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
-from processing import colour, exif, kinds
+from processing import animations, colour, exif, kinds, renditions
+from processing.avif import AvifPicture
 from processing.failures import FailureCode, ProcessingFailed
 from processing.headers import dimensions
 from processing.kinds import FileType
-from processing.limits import Limits
-from processing.variants import Facts, Rendered, VariantSpec
+from processing.limits import MIB, Limits
+from processing.pngs import PngFile
+from processing.renditions import Frames, Size
+from processing.variants import PICTURE_VARIANTS, Facts, Progress, Tell, VariantSpec
 
 # We count pixels ourselves, against our own limit; Pillow's would warn on stderr and refuse at one of its own.
 Image.MAX_IMAGE_PIXELS = None
 # Children fill the cores already, and each thread's stack and heap count as address space.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+# Pillow refuses the whole picture where a profile or a comment unpacks to more than this.
+PngImagePlugin.MAX_TEXT_CHUNK = 8 * MIB
 
-# The one decoder that may read each type: a file is never handed to whichever of Pillow's forty accepts it.
-_DECODERS: Final = {
-    kinds.JPEG: "JPEG",
-    kinds.PNG: "PNG",
-    kinds.GIF: "GIF",
-    kinds.WEBP: "WEBP",
-    kinds.AVIF: "AVIF",
-    kinds.TIFF: "TIFF",
-    kinds.BMP: "BMP",
+# The one decoder that may read each type: a file is never handed to whichever of Pillow's forty accepts it. For JPEG
+# that means the first picture, which is the main one, whatever the index of others behind it says.
+_DECODERS: Final[dict[FileType, Callable[[BinaryIO], ImageFile.ImageFile]]] = {
+    kinds.JPEG: JpegImageFile,
+    kinds.PNG: PngFile,
+    kinds.GIF: GifImageFile,
+    kinds.WEBP: WebPImageFile,
+    kinds.AVIF: AvifPicture,
+    kinds.TIFF: TiffImageFile,
+    kinds.BMP: BmpImageFile,
+    kinds.HEIC: partial(Image.open, formats=["HEIF"]),
+    kinds.HEIF: partial(Image.open, formats=["HEIF"]),
 }
 
 # EXIF tag 274 (CIPA DC-008): what turns the stored picture upright.
@@ -56,63 +58,73 @@ _UPRIGHT: Final = {
 }
 _SWAPS_SIDES: Final = (5, 6, 7, 8)
 
-Size = tuple[int, int]
 
+def produce(file: BinaryIO, type: FileType, into: Path, limits: Limits, tell: Tell) -> Facts:  # noqa: A002
+    """Makes the variants of a picture in the folder `into`, in WebP: upright, in sRGB, without metadata.
 
-def analyze(source: Path, type: FileType, limits: Limits) -> Facts:  # noqa: A002
-    """Reads the header and EXIF of the picture at `source`, and no pixels.
-
-    Raises ProcessingFailed: UNSUPPORTED, CORRUPT, TOO_MANY_PIXELS.
+    Animations stay animated, as far as the limits go; of several pages, the first counts. Raises ProcessingFailed:
+    UNSUPPORTED, CORRUPT, TOO_MANY_PIXELS; OSError when `into` can't be written to.
     """
-    with _opened(source, type, limits) as image, _reading():
-        width, height = _displayed(image.size, _orientation(image))
-        tags = _exif(image)
-        latitude, longitude = exif.location(tags) or (None, None)
-        return Facts(width, height, exif.taken_at(tags), latitude, longitude, exif.as_json(tags))
+    return render(file, type, PICTURE_VARIANTS, into, limits, tell)
 
 
-def render(
-    source: Path,
+def render(  # noqa: PLR0917  (as `produce`)
+    file: BinaryIO,
     type: FileType,  # noqa: A002
-    into: Path,
     specs: Sequence[VariantSpec],
+    into: Path,
     limits: Limits,
-) -> list[Rendered]:
-    """Makes a WebP file of each spec in the folder `into`, in the order of `specs`: upright, in sRGB, without metadata.
-
-    Decodes once. Animated pictures give their first frame. Raises ProcessingFailed: UNSUPPORTED, CORRUPT,
-    TOO_MANY_PIXELS; OSError when `into` can't be written to.
-    """
-    assert specs  # within _reading, it would be the file's fault
-    with _opened(source, type, limits) as image, _reading():
+    tell: Tell,
+) -> Facts:
+    """As `produce`, with variants of one's own."""
+    decoder = _decoder(type)
+    with _reading():
+        # Before the decoder too: that of WebP allocates the canvas at once.
+        if stored := dimensions(file, type):
+            _check_pixels(stored, limits)
+        image = _opened(file, decoder, limits)
         orientation = _orientation(image)
-        displayed = _displayed(image.size, orientation)
-        largest_first = sorted(specs, key=lambda spec: _scale(spec, displayed), reverse=True)
-        current = _decode(image, _scaled(displayed, _scale(largest_first[0], displayed)), orientation)
-        pictures = {}
-        for spec in largest_first:
-            frame = _scaled(displayed, _scale(spec, displayed))
-            if spec.crop:
-                pictures[spec] = _cropped(current, frame, spec)
-            else:
-                pictures[spec] = current = _shrunk(current, frame)
-    return [_write(pictures[spec], spec, into) for spec in specs]
+        size = _displayed(image.size, orientation)
+        facts = _facts(image, size)
+    tell(Progress(0))
+    largest = renditions.scaled(size, max(renditions.scale(spec, size) for spec in specs))
+    with _reading():
+        frames = _decode(image, largest, orientation, limits)
+    return replace(facts, looks=renditions.render_frames(frames, size, specs, into, tell))
 
 
-@contextmanager
-def _opened(source: Path, type: FileType, limits: Limits) -> Iterator[ImageFile.ImageFile]:  # noqa: A002
-    decoder = _DECODERS.get(type)
-    if decoder is None:
+def _decoder(type: FileType) -> Callable[[BinaryIO], ImageFile.ImageFile]:  # noqa: A002
+    if type in (kinds.HEIC, kinds.HEIF):
+        from processing import heif  # noqa: PLC0415  (a library that few files need)
+
+        heif.register()
+    if type not in _DECODERS:
         raise ProcessingFailed(FailureCode.UNSUPPORTED, f"{type.extension.upper()} files can't be processed.")
+    return _DECODERS[type]
+
+
+def _opened(file: BinaryIO, decoder: Callable[[BinaryIO], ImageFile.ImageFile], limits: Limits) -> ImageFile.ImageFile:
+    file.seek(0)
     # An open file rather than its path: Pillow maps a path into memory, and a file cut short meanwhile is a SIGBUS.
-    with source.open("rb") as file:
-        # Before Image.open too: for WebP that already allocates the canvas.
-        if size := dimensions(file, type):
-            _check_pixels(size, limits)
-        with _reading():
-            image = Image.open(file, formats=[decoder])
-        _check_pixels(image.size, limits)
-        yield image
+    image = decoder(file)
+    _check_pixels(image.size, limits)
+    # Pillow looks for an orientation there where EXIF has none. Nobody else does, so that it may be long out of date.
+    for xmp in ("xmp", "XML:com.adobe.xmp"):
+        image.info.pop(xmp, None)
+    return image
+
+
+def _facts(image: ImageFile.ImageFile, size: Size) -> Facts:
+    tags = _exif(image)
+    latitude, longitude = exif.location(tags) or (None, None)
+    return Facts(
+        width=size[0],
+        height=size[1],
+        taken_at=exif.taken_at(tags),
+        latitude=latitude,
+        longitude=longitude,
+        tags=exif.as_json(tags),
+    )
 
 
 def _check_pixels(size: Size, limits: Limits) -> None:
@@ -131,9 +143,10 @@ def _reading() -> Iterator[None]:
         yield
     except ProcessingFailed:
         raise
-    except NotImplementedError as error:
-        raise ProcessingFailed(FailureCode.UNSUPPORTED, "This kind of picture can't be processed.") from error
     except Exception as error:
+        if isinstance(error, NotImplementedError) or re.match("unknown|unsupported", str(error), re.IGNORECASE):
+            message = "This kind of picture can't be processed."
+            raise ProcessingFailed(FailureCode.UNSUPPORTED, message) from error
         if isinstance(error, OSError) and error.errno is not None:  # the system's own; Pillow's have no number
             raise
         if isinstance(error, MemoryError) or "out of memory" in str(error):
@@ -151,8 +164,7 @@ def _exif(image: ImageFile.ImageFile) -> Image.Exif:
 
 def _orientation(image: ImageFile.ImageFile) -> int:
     """1 to 8, by EXIF. Pillow turns TIFF pictures itself while it loads them, and gives their size accordingly."""
-    orientation = 1 if image.format == "TIFF" else _exif(image).get(ExifTags.Base.Orientation)
-    return orientation if orientation in _UPRIGHT else 1
+    return 1 if image.format == "TIFF" else exif.orientation(_exif(image))
 
 
 def _displayed(stored: Size, orientation: int) -> Size:
@@ -160,53 +172,23 @@ def _displayed(stored: Size, orientation: int) -> Size:
     return (stored[1], stored[0]) if orientation in _SWAPS_SIDES else stored
 
 
-def _scale(spec: VariantSpec, displayed: Size) -> float:
-    """By how much the whole picture is reduced for a spec: to fit within it, or to cover it where it is cropped."""
-    ratios = (spec.width / displayed[0], spec.height / displayed[1])
-    return min(1.0, max(ratios) if spec.crop else min(ratios))
-
-
-def _scaled(size: Size, scale: float) -> Size:
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
-def _decode(image: ImageFile.ImageFile, frame: Size, orientation: int) -> Image.Image:
-    """The picture in sRGB at the size `frame`, upright."""
-    stored = _displayed(frame, orientation)
+def _decode(image: ImageFile.ImageFile, size: Size, orientation: int, limits: Limits) -> Frames:
+    """All frames of the picture, in sRGB, upright, reduced to `size` as displayed."""
+    if animations.is_animated(image):
+        moving = [(_upright(each, size, orientation), ms) for each, ms in animations.frames(image, limits)]
+        pictures, durations = zip(*moving, strict=True)
+        return Frames(pictures, durations, animations.plays(image))
     # JPEG decodes to 1/2, 1/4 or 1/8 at a fraction of the work. The size asked for must have the picture's own aspect:
     # a square one would rule most reductions out.
-    image.draft(None, stored)
+    image.draft(None, _displayed(size, orientation))
     image.load()
+    return Frames([_upright(image, size, orientation)], [0])
+
+
+def _upright(image: Image.Image, size: Size, orientation: int) -> Image.Image:
     # Turning and colour conversion cost by the pixel: they come after scaling.
-    base = _shrunk(colour.scalable(image), stored)
+    base = renditions.shrunk(colour.scalable(image), _displayed(size, orientation))
     if orientation in _UPRIGHT:
         base = base.transpose(_UPRIGHT[orientation])
-    return colour.to_srgb(base, image.info.get("icc_profile"))
-
-
-def _shrunk(image: Image.Image, size: Size, box: tuple[float, float, float, float] | None = None) -> Image.Image:
-    # A gap of 1.0 averages whole blocks first and leaves BICUBIC a factor below 2. Against scaling down from the full
-    # picture by LANCZOS, halving again and again this way came out as near as HAMMING does, at a sixth of its time.
-    return image.resize(size, Image.Resampling.BICUBIC, box, reducing_gap=1.0)
-
-
-def _cropped(image: Image.Image, frame: Size, spec: VariantSpec) -> Image.Image:
-    """The middle of `image`, in the spec's aspect, as large as it is where the whole picture has the size `frame`."""
-    width, height = _filling(image.size, spec)
-    left, top = (image.width - width) / 2, (image.height - height) / 2
-    across, down = _filling(frame, spec)
-    size = min(spec.width, max(1, round(across))), min(spec.height, max(1, round(down)))
-    return _shrunk(image, size, (left, top, left + width, top + height))
-
-
-def _filling(size: Size, spec: VariantSpec) -> tuple[float, float]:
-    """Sides of the largest rectangle in the spec's aspect that lies within `size`."""
-    aspect = spec.width / spec.height
-    return min(size[0], size[1] * aspect), min(size[1], size[0] / aspect)
-
-
-def _write(picture: Image.Image, spec: VariantSpec, into: Path) -> Rendered:
-    path = into / f"{spec.name.lower()}-{spec.digest}.webp"
-    # Nothing else is passed on: Pillow's WebP writer takes metadata from its arguments alone.
-    picture.save(path, "WEBP", quality=spec.quality, method=spec.effort)
-    return Rendered(spec.name, spec.digest, path, "image/webp", picture.width, picture.height, path.stat().st_size)
+    srgb = colour.to_srgb(base, image.info.get("icc_profile"))
+    return srgb.copy() if srgb is image else srgb  # which holds the next frame soon

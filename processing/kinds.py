@@ -31,7 +31,7 @@ HEIF: Final = FileType("image/heif", MediaKind.IMAGE, "heif")
 TIFF: Final = FileType("image/tiff", MediaKind.IMAGE, "tiff")
 BMP: Final = FileType("image/bmp", MediaKind.IMAGE, "bmp")
 
-# What a camera's sensor saw, beside a preview in JPEG. Of these names IANA knows none but Adobe's.
+# What a camera's sensor saw, beside a preview in JPEG. IANA knows none of these names; desktops and Android do.
 DNG: Final = FileType("image/x-adobe-dng", MediaKind.IMAGE, "dng")
 CR2: Final = FileType("image/x-canon-cr2", MediaKind.IMAGE, "cr2")
 CR3: Final = FileType("image/x-canon-cr3", MediaKind.IMAGE, "cr3")
@@ -76,6 +76,14 @@ _ALIASES: Final = {
     "image/tif": TIFF,
     "image/x-ms-bmp": BMP,
     "image/x-bmp": BMP,
+    "image/dng": DNG,
+    "image/x-dng": DNG,
+    "image/x-dcraw": DNG,  # any camera's, as desktops say where they don't know better
+    "image/x-canon-raw": CR2,
+    "image/x-nikon-nrw": NEF,
+    "image/x-sony-raw": ARW,
+    "image/x-panasonic-raw": RW2,
+    "image/x-panasonic-raw2": RW2,
     "video/x-m4v": MP4,
     "application/mp4": MP4,
     "video/x-matroska": MKV,
@@ -97,8 +105,14 @@ _ALIASES: Final = {
 }
 _CLAIMS: Final = {**{each.content_type: each for each in FILE_TYPES}, **_ALIASES}
 
-# One container format, told apart by brands that its writers get wrong: clients, who go by the file's name, can't know.
-_FAMILIES: Final = (frozenset({MP4, MOV, M4A}), frozenset({HEIC, HEIF}), frozenset({WEBM, MKV}))
+# One container format each, told apart by brands that its writers get wrong, or by what a camera's maker adds to TIFF:
+# clients, who go by the file's name, can't know.
+_FAMILIES: Final = (
+    frozenset({MP4, MOV, M4A}),
+    frozenset({HEIC, HEIF}),
+    frozenset({WEBM, MKV}),
+    frozenset({TIFF, *RAW_TYPES}),
+)
 
 
 def claimed(content_type: str) -> FileType | None:

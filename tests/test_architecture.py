@@ -20,7 +20,6 @@ READERS_OF_THE_ENVIRONMENT = {
     "app/settings.py",  # the one that reads HEIRLOOM_*; S3's credentials are botocore's to find
     "app/__init__.py",  # tells Piccolo where its engine is
     "app/embedded.py",  # takes PG* and LC_* away from PostgreSQL
-    "processing/sandbox.py",  # takes everything away from decoders
 }
 ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.getenvb", "os.putenv", "os.unsetenv"}
 

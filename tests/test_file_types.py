@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from processing.kinds import FILE_TYPES, FileType
+from processing import kinds
+from processing.kinds import FILE_TYPES, RAW_TYPES, FileType, claimed, may_be
 from storage.keys import content_type_of, extension_of
 
 
@@ -12,3 +13,27 @@ from storage.keys import content_type_of, extension_of
 def test_storage_and_processing_mean_the_same(file_type: FileType) -> None:
     assert content_type_of(f"key.{file_type.extension}") == file_type.content_type
     assert extension_of(file_type.content_type) == file_type.extension
+
+
+@pytest.mark.parametrize(
+    ("content_type", "meant"),
+    [
+        ("image/dng", kinds.DNG),
+        ("image/x-dcraw", kinds.DNG),
+        ("Image/X-Canon-CR2", kinds.CR2),
+        ("image/x-nikon-nrw", kinds.NEF),
+        ("image/x-panasonic-raw2", kinds.RW2),
+        ("image/heic-sequence", kinds.HEIC),
+        ("image/x-nothing", None),
+        ("", None),
+    ],
+)
+def test_other_names(content_type: str, meant: FileType | None) -> None:
+    assert claimed(content_type) == meant
+
+
+def test_raw_files_may_be_taken_for_tiffs_and_for_each_other() -> None:
+    family = {kinds.TIFF, *RAW_TYPES}
+    for claim in FILE_TYPES:
+        for raw in RAW_TYPES:
+            assert may_be(claim, raw) == may_be(raw, claim) == (claim in family)

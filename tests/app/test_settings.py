@@ -60,6 +60,7 @@ def test_nothing_set_is_the_laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         max_pixels=100_000_000,
         processes=0,
         processing_timeout=timedelta(seconds=60),
+        film_timeout=timedelta(hours=4),
         processing_memory=2048 * MIB,
         processing_attempts=3,
     )
@@ -104,6 +105,7 @@ GOOD: list[tuple[str, str, Any]] = [
     ("max_pixels", "2000000000", 2_000_000_000),
     ("processes", "0", 0),
     ("processing_timeout", "1", timedelta(seconds=1)),
+    ("film_timeout", "7200", timedelta(hours=2)),
     ("processing_memory", "268435456", 256 * MIB),
     ("processing_attempts", "20", 20),
 ]
@@ -156,6 +158,7 @@ BAD: list[tuple[str, str, str]] = [
     *(("max_pixels", raw, NUMBER.format(1, 2_000_000_000)) for raw in ("0", "2000000001")),
     *(("processes", raw, NUMBER.format(0, 128)) for raw in ("-1", "129")),
     *(("processing_timeout", raw, NUMBER.format(1, 3600)) for raw in ("0", "3601")),
+    *(("film_timeout", raw, NUMBER.format(1, 604_800)) for raw in ("0", "604801")),
     *(("processing_memory", raw, NUMBER.format(256 * MIB, 64 * 1024**3)) for raw in ("268435455", "68719476737")),
     *(("processing_attempts", raw, NUMBER.format(1, 20)) for raw in ("0", "21")),
 ]

@@ -555,8 +555,8 @@ class UploadLife(RuleBasedStateMachine):
         if not thing.waits:
             return
         self.delete(thing)
-        process = ingest.process(self.world.services, self.world.sandbox, thing.id)
-        assert self.at_once(process, self.purge_of(thing)) == [None, None]
+        process = ingest.process(self.world.services, self.world.sandboxes, thing.id)
+        assert self.at_once(process, self.purge_of(thing)) == [True, None]
         self.model.remove(thing)
 
     @rule(things=st.lists(things, min_size=1, max_size=2, unique=True), slot=st.sampled_from(["photos", "avatar"]))
@@ -622,7 +622,7 @@ class UploadLife(RuleBasedStateMachine):
         (thing,) = (thing for thing in self.model.things if thing.id == media_id)
         waited = thing.waits
         try:
-            self.run(ingest.process(self.world.services, self.world.sandbox, media_id), trouble)
+            self.run(ingest.process(self.world.services, self.world.sandboxes, media_id), trouble)
         except TryAgain:
             assert waited
             assert self.world.storage.failed is not None

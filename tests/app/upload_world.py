@@ -29,8 +29,9 @@ from app.tables import EntityKind, UserAccount, UserRole
 from app.wiring import open_services
 from processing.failures import FailureCode
 from processing.identify import HEAD_BYTES
-from processing.kinds import JPEG, PNG, WAV, FileType
-from processing.sandbox import Limits, Sandbox
+from processing.kinds import JPEG, PNG, WAV, FileType, MediaKind
+from processing.limits import Limits
+from processing.sandbox import Sandbox
 from storage.base import ObjectStorage, SignedRequest, StorageUnavailable
 from storage.local import LocalStorage
 from tests.pictures import encoded
@@ -214,8 +215,9 @@ class World:
         assert isinstance(services.storage, LocalStorage)
         self.storage = Fickle(services.storage)
         self.services = replace(services, clock=lambda: self.now, storage=cast("ObjectStorage", self.storage))
-        self.sandbox = Sandbox(Limits(), 1)
-        self._stack.push_async_callback(self.sandbox.close)
+        sandbox = Sandbox(Limits(), 1, scratch=services.scratch)
+        self._stack.push_async_callback(sandbox.close)
+        self.sandboxes = dict.fromkeys(MediaKind, sandbox)
         app: Any = Litestar(
             [file_routes(services.storage)], openapi_config=None
         )  # whose types are narrower than httpx's

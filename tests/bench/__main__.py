@@ -15,17 +15,20 @@ from pathlib import Path
 
 import uvloop
 
-from tests.bench import agreement, batch, direct, library, memory, start, statements, upload
+from tests.bench import agreement, batch, direct, films, library, memory, rendering, similar, start, statements, upload
 from tests.bench.report import HEADER, Figure, line
 
 MEASUREMENTS: dict[str, Callable[[Path], Awaitable[list[Figure]]]] = {
     "upload": upload.measure,
     "batch": batch.measure,
+    "rendering": rendering.measure,
+    "films": films.measure,
     "memory": memory.measure,
     "direct": direct.measure,
     "start": start.measure,
     "statements": statements.measure,
     "library": library.measure,
+    "similar": similar.measure,
     "agreement": agreement.measure,
 }
 

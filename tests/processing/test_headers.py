@@ -11,6 +11,7 @@ from processing import kinds
 from processing.headers import dimensions
 from processing.kinds import FileType
 from tests.processing.pictures import FORMATS, encoded, exif, label, quadrants
+from tests.processing.rawfiles import raw
 from tests.processing.test_identify import box
 
 MIB = 1024 * 1024
@@ -89,6 +90,12 @@ def test_jpeg_fill_bytes_and_junk_between_segments() -> None:
     frame = b"\xff\xc2\x00\x11\x08" + struct.pack(">HH", 20, 30) + bytes(20)
     assert measured(b"\xff\xd8\xff\xff\xff\xe0\x00\x04ab\x00\x00" + frame, kinds.JPEG) == (30, 20)
     assert measured(b"\xff\xd8\xff\xda\x00\x04ab" + frame, kinds.JPEG) is None
+
+
+@pytest.mark.parametrize("type_", [each for each in kinds.FILE_TYPES if each in kinds.RAW_TYPES], ids=label)
+def test_a_raw_file_has_none(type_: FileType) -> None:
+    """Its first directory is often the preview's."""
+    assert measured(raw(kinds.DNG, None, (0, 0)), type_) is None
 
 
 def test_what_is_no_picture_has_none() -> None:

@@ -3,202 +3,200 @@
 import asyncio
 import contextlib
 import os
-import resource
 import signal
 import struct
 import subprocess
 import sys
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import psutil
 import pytest
+import uvloop
 from PIL import Image
 
-from processing import kinds
+from processing import kinds, sandbox
 from processing.failures import FailureCode, ProcessingFailed
 from processing.sandbox import Limits, Sandbox
-from processing.variants import IMAGE_VARIANTS
+from processing.variants import Progress, Rendered, VariantName
 from tests.processing.pictures import chunk, encoded, quadrants
+from tests.processing.sandboxes import PATIENCE, Strangers, ended, strangers_in, until, written
 
 MIB = 1024 * 1024
-T = TypeVar("T")
-
-PATIENCE = 20.0  # seconds, for a machine under load
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="uses /proc or what only Linux has")
 
 
-async def until(condition: Callable[[], T]) -> T:
-    """What the condition answers, as soon as that is true."""
-    async with asyncio.timeout(PATIENCE):
-        while not (answer := condition()):  # noqa: ASYNC110  (of other processes, which set no event of ours)
-            await asyncio.sleep(0.005)
-    return answer
+@pytest.fixture(scope="module")
+async def two(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Strangers]:
+    async with strangers_in(tmp_path_factory.mktemp("scratch"), processes=2) as both:
+        yield both
 
 
 @pytest.fixture
-async def sandbox() -> AsyncIterator[Sandbox]:
-    box = Sandbox(Limits(seconds=PATIENCE), processes=2)
+async def pictures(tmp_path: Path) -> AsyncIterator[Sandbox]:
+    box = Sandbox(Limits(seconds=PATIENCE, memory_bytes=400 * MIB), 1, scratch=tmp_path)
     yield box
     await box.close()
 
 
-@pytest.fixture
-def photo(tmp_path: Path) -> Path:
-    path = tmp_path / "photo"
-    path.write_bytes(encoded(quadrants(640, 480), kinds.JPEG))
-    (tmp_path / "out").mkdir()
-    return path
-
-
-def cut(photo: Path) -> Path:
-    photo.write_bytes(photo.read_bytes()[:900])
-    return photo
-
-
-def ended(pid: int) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
-    return True
-
-
-# ---------------------------------------------------------------- what children run
-
-
-def commit_suicide() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def overflow_the_stack() -> None:
-    os.kill(os.getpid(), signal.SIGSEGV)
-
-
-def announce_and_wait_for(started: Path, goes_on: Path) -> int:
-    started.write_text(str(os.getpid()))
-    while not goes_on.exists():
-        time.sleep(0.005)
-    return os.getpid()
-
-
-def confinement() -> dict[str, object]:
-    return {
-        "address space": resource.getrlimit(resource.RLIMIT_AS),
-        "core": resource.getrlimit(resource.RLIMIT_CORE),
-        "sigint": signal.getsignal(signal.SIGINT),
-        "sigterm": signal.getsignal(signal.SIGTERM),
-        "environment": dict(os.environ),
-    }
-
-
-def written(started: Path) -> int:
-    """Which child has announced itself; 0: none yet."""
-    return int(started.read_text() or 0) if started.exists() else 0
-
-
-def allocate(count: int) -> int:
-    return len(bytearray(count))
-
-
-def write(path: Path, count: int) -> None:
-    with path.open("wb") as file:
-        file.truncate(count)
+def ignore(told: Rendered | Progress) -> None:
+    pass
 
 
 # ---------------------------------------------------------------- the ordinary way
 
 
-async def test_analyze_and_render(sandbox: Sandbox, photo: Path) -> None:
-    facts = await sandbox.analyze(photo, kinds.JPEG)
+async def test_a_photograph(pictures: Sandbox, tmp_path: Path) -> None:
+    original, out = tmp_path / "original", tmp_path / "out"
+    original.write_bytes(encoded(quadrants(640, 480), kinds.JPEG))
+    out.mkdir()
+    told: list[Rendered | Progress] = []
+    facts = await pictures.produce(original, kinds.JPEG, out, told.append)
     assert (facts.width, facts.height) == (640, 480)
-    results = await sandbox.render(photo, kinds.JPEG, photo.parent / "out", IMAGE_VARIANTS)
-    assert [(r.name, r.width, r.height) for r in results] == [
+    assert facts.looks is not None
+    assert told[0] == Progress(0)
+    made = [each for each in told if isinstance(each, Rendered)]
+    assert {(each.name.value, each.width, each.height) for each in made} == {
         ("THUMBNAIL", 150, 150), ("SMALL", 400, 300), ("MEDIUM", 640, 480), ("LARGE", 640, 480),
-    ]  # fmt: skip
-    assert sorted(r.path for r in results) == sorted((photo.parent / "out").iterdir())
+    }  # fmt: skip
+    assert sorted(each.path for each in made) == sorted(out.iterdir())
+    assert all(each.size_bytes == each.path.stat().st_size for each in made)
 
-
-async def test_failures_come_through(sandbox: Sandbox, photo: Path) -> None:
-    photo = cut(photo)
+    original.write_bytes(original.read_bytes()[:900])
     with pytest.raises(ProcessingFailed) as caught:
-        await sandbox.render(photo, kinds.JPEG, photo.parent / "out", IMAGE_VARIANTS)
+        await pictures.produce(original, kinds.JPEG, out, ignore)
     assert caught.value.code is FailureCode.CORRUPT
     with pytest.raises(FileNotFoundError):
-        await sandbox.analyze(photo.with_name("missing"), kinds.JPEG)
+        await pictures.produce(tmp_path / "missing", kinds.JPEG, out, ignore)
 
 
-async def test_the_same_children_go_on_working(sandbox: Sandbox) -> None:
-    pids = {await sandbox.run(os.getpid) for _ in range(20)}
+async def test_what_is_told_comes_in_order_while_the_child_works(two: Strangers, tmp_path: Path) -> None:
+    told: list[Rendered | Progress] = []
+    goes_on = two.scratch / "goes on"
+    assert await two.ask("make", "POSTER", "STREAM", told=told.append) is None
+    poster, half, stream, whole = told
+    assert (half, whole) == (Progress(0.5), Progress(1))
+    assert isinstance(poster, Rendered)
+    assert isinstance(stream, Rendered)
+    assert (poster.name, stream.name) == (VariantName.POSTER, VariantName.STREAM)
+    assert poster.size_bytes == 11  # which is not what the child says
+
+    seen = asyncio.Event()
+    advancing = asyncio.create_task(two.ask("announce_progress_and_wait", goes_on, told=lambda said: seen.set()))
+    async with asyncio.timeout(PATIENCE):
+        await seen.wait()
+    assert not advancing.done()
+    goes_on.touch()
+    await advancing
+
+
+async def test_failures_come_through(two: Strangers) -> None:
+    assert await two.failure("fail") is FailureCode.UNSUPPORTED
+    assert await two.failure("allocate", 4096) is FailureCode.TOO_MANY_PIXELS
+    with pytest.raises(RuntimeError, match="LookupError: a decoder's bug"):
+        await two.ask("misbehave")
+    with pytest.raises(RuntimeError, match="Facts that can't be"):
+        await two.ask("be_untellable")
+    with pytest.raises(RuntimeError, match="SMALL is not where it belongs"):
+        await two.ask("make_elsewhere")
+    with pytest.raises(OSError, match="File too large"):
+        await two.ask("write", 300)
+
+
+async def test_the_same_children_go_on_working(two: Strangers) -> None:
+    pids = {await two.ask("pid") for _ in range(20)}
     assert len(pids) <= 2
     assert os.getpid() not in pids
 
 
-async def test_confinement(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HEIRLOOM_SECRET_KEY", "secret")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    limits = Limits(seconds=PATIENCE, memory_bytes=512 * MIB)
-    sandbox = Sandbox(limits, processes=1)
-    try:
-        found = await sandbox.run(confinement)
-        assert found["core"] == (0, 0)
-        assert found["sigint"] == found["sigterm"] == signal.SIG_IGN
-        assert found["environment"] == {}
-        if sys.platform == "linux":
-            assert found["address space"] == (512 * MIB, 512 * MIB)
-            with pytest.raises(MemoryError):
-                await sandbox.run(allocate, 600 * MIB)
-        with pytest.raises(OSError, match="File too large"):
-            await sandbox.run(write, tmp_path / "huge", 300 * MIB)
-        assert await sandbox.run(allocate, MIB) == MIB
-    finally:
-        await sandbox.close()
-    assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY  # the parent's
+async def test_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path.parent)
+    async with strangers_in(Path(tmp_path.name)) as those:
+        told: list[Rendered | Progress] = []
+        await those.ask("make", "SMALL", told=told.append)
+        made = told[0]
+        assert isinstance(made, Rendered)
+        assert made.path.read_bytes() == b"the variant"
+
+
+async def test_children_are_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "_FILES", 2)
+    async with strangers_in(tmp_path) as those:
+        pids = [await those.ask("pid") for _ in range(4)]
+        assert pids[0] == pids[1] != pids[2] == pids[3]
+        assert ended(pids[0])
+
+
+async def test_an_exception_of_who_is_told_ends_the_child(two: Strangers) -> None:
+    def refuse(told: Rendered | Progress) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await two.ask("make", "SMALL", told=refuse)
+    assert await two.ask("sleep", 0) is None
+
+
+def test_on_uvloop(tmp_path: Path) -> None:
+    async def ask() -> object:
+        async with strangers_in(tmp_path) as those:
+            assert await those.failure("leave") is FailureCode.CRASHED
+            return await those.ask("allocate", 1)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(ask()) == MIB
 
 
 @on_linux
-async def test_a_picture_that_needs_too_much_memory(tmp_path: Path) -> None:
+async def test_a_picture_that_needs_too_much_memory(pictures: Sandbox, tmp_path: Path) -> None:
     path = tmp_path / "large"
     # Below the limit of pixels, and 400 MB once decoded.
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 10_000, 10_000, 8, 2, 0, 0, 0))
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b""))
-    sandbox = Sandbox(Limits(seconds=PATIENCE, memory_bytes=400 * MIB), processes=1)
-    try:
-        with pytest.raises(ProcessingFailed) as caught:
-            await sandbox.render(path, kinds.PNG, tmp_path, IMAGE_VARIANTS)
-        assert caught.value.code is FailureCode.TOO_MANY_PIXELS
-    finally:
-        await sandbox.close()
+    with pytest.raises(ProcessingFailed) as caught:
+        await pictures.produce(path, kinds.PNG, tmp_path, ignore)
+    assert caught.value.code is FailureCode.TOO_MANY_PIXELS
 
 
 # ---------------------------------------------------------------- crashes
 
 
-@pytest.mark.parametrize("death", [commit_suicide, overflow_the_stack])
-async def test_a_crash_hurts_no_other_task(sandbox: Sandbox, tmp_path: Path, death: Callable[[], None]) -> None:
-    started, goes_on = tmp_path / "started", tmp_path / "goes on"
-    other = asyncio.create_task(sandbox.run(announce_and_wait_for, started, goes_on))
+@pytest.mark.parametrize("death", ["SIGKILL", "SIGSEGV", "SIGABRT"])
+async def test_a_crash_hurts_no_other_task(two: Strangers, death: str) -> None:
+    started, goes_on = two.scratch / f"started {death}", two.scratch / f"goes on {death}"
+    other = asyncio.create_task(two.ask("announce_and_wait", started, goes_on))
     await until(partial(written, started))
-    for _ in range(3):
-        with pytest.raises(ProcessingFailed) as caught:
-            await sandbox.run(death)
-        assert caught.value.code is FailureCode.CRASHED
+    for _ in range(2):
+        assert await two.failure("die", death) is FailureCode.CRASHED
     goes_on.touch()
     assert await other == written(started)
-    assert await sandbox.run(allocate, 1) == 1
+    assert await two.ask("allocate", 1) == MIB
+
+
+async def test_a_child_that_leaves_quietly_has_crashed_at_once(two: Strangers) -> None:
+    started = time.monotonic()
+    assert await two.failure("leave") is FailureCode.CRASHED
+    assert time.monotonic() - started < PATIENCE / 2
+
+
+async def test_what_was_told_before_a_crash_is_heard(two: Strangers) -> None:
+    told: list[Rendered | Progress] = []
+    with pytest.raises(ProcessingFailed) as caught:
+        await two.ask("make_and_die", "SMALL", "LARGE", told=told.append)
+    assert caught.value.code is FailureCode.CRASHED
+    assert [each.name for each in told if isinstance(each, Rendered)] == [VariantName.SMALL, VariantName.LARGE]
 
 
 @on_linux
-async def test_a_decoder_that_is_killed(sandbox: Sandbox, tmp_path: Path) -> None:
-    path = tmp_path / "slow"
+async def test_a_decoder_that_is_killed(pictures: Sandbox, tmp_path: Path) -> None:
+    path, out = tmp_path / "slow", tmp_path / "out"
     # Some 300 ms of decoding.
     path.write_bytes(encoded(Image.new("RGB", (7000, 7000)), kinds.PNG, compress_level=1))
-    out = tmp_path / "out"
     out.mkdir()
-    rendering = asyncio.create_task(sandbox.render(path, kinds.PNG, out, IMAGE_VARIANTS))
+    rendering = asyncio.create_task(pictures.produce(path, kinds.PNG, out, ignore))
     (child,) = await until(partial(holding, path))
     child.kill()
     with pytest.raises(ProcessingFailed) as caught:
@@ -217,13 +215,23 @@ def holding(path: Path) -> list[psutil.Process]:
     return found
 
 
-async def test_children_that_die_idle_are_replaced(sandbox: Sandbox) -> None:
+async def test_children_that_die_idle_are_replaced(two: Strangers) -> None:
     for _ in range(3):
-        child = await sandbox.run(os.getpid)
+        child = await two.ask("pid")
         os.kill(child, signal.SIGKILL)
         await until(partial(ended, child))
-        assert await sandbox.run(os.getpid) != child
-    await asyncio.gather(*(sandbox.run(allocate, MIB) for _ in range(20)))
+        assert await two.ask("pid") != child
+    assert await asyncio.gather(*(two.ask("allocate", 1) for _ in range(8))) == [MIB] * 8
+
+
+async def test_children_that_can_not_start(tmp_path: Path) -> None:
+    box = Sandbox(Limits(), 1, scratch=tmp_path, libraries=("processing.no_such_module",))
+    try:
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="could not start"):
+                await box.produce(tmp_path / "any", kinds.JPEG, tmp_path, ignore)
+    finally:
+        await box.close()
 
 
 # ---------------------------------------------------------------- time
@@ -231,93 +239,95 @@ async def test_children_that_die_idle_are_replaced(sandbox: Sandbox) -> None:
 
 @on_linux
 async def test_timeout_while_another_task_runs(tmp_path: Path) -> None:
-    sandbox = Sandbox(Limits(seconds=1.0), processes=2)
-    try:
-        pipe = tmp_path / "pipe"
-        await asyncio.gather(sandbox.run(time.sleep, 0.1), sandbox.run(time.sleep, 0.1))  # both are up
-        os.mkfifo(pipe)  # opening it waits for a writer, who never comes
-        stuck = asyncio.create_task(sandbox.analyze(pipe, kinds.JPEG))
+    async with strangers_in(tmp_path, Limits(seconds=1.0), processes=2) as those:
+        stuck = asyncio.create_task(those.failure("sleep", 60))
+        await those.ask("sleep", 0)
         quick = 0
         while not stuck.done():
-            started = time.monotonic()
-            await sandbox.run(allocate, 1)
-            assert time.monotonic() - started < 2.5  # as a kill that waits for SIGTERM first would hold all up for 3
+            await those.ask("sleep", 0.02)
             quick += 1
-        with pytest.raises(ProcessingFailed) as caught:
-            await stuck
-        assert caught.value.code is FailureCode.TIMEOUT
+        assert stuck.result() is FailureCode.TIMEOUT
         assert quick > 10
-    finally:
-        await sandbox.close()
 
 
-async def test_waiting_for_a_child_is_no_timeout() -> None:
-    sandbox = Sandbox(Limits(seconds=1.0), processes=1)
-    try:
-        await asyncio.gather(*(sandbox.run(time.sleep, 0.3) for _ in range(5)))
-    finally:
-        await sandbox.close()
+async def test_silence_is_no_progress(tmp_path: Path) -> None:
+    async with strangers_in(tmp_path, Limits(seconds=PATIENCE, silent_seconds=0.5)) as those:
+        told: list[Rendered | Progress] = []
+        await those.ask("advance", 10, 0.1, told=told.append)  # longer in all, and never silent for so long
+        assert told == [Progress(step / 10) for step in range(10)]
+        assert await those.failure("sleep", 60) is FailureCode.TIMEOUT
+
+
+async def test_progress_does_not_make_time_endless(tmp_path: Path) -> None:
+    async with strangers_in(tmp_path, Limits(seconds=0.5)) as those:
+        assert await those.failure("advance", 1000, 0.05) is FailureCode.TIMEOUT
+
+
+async def test_waiting_for_a_child_is_no_timeout(tmp_path: Path) -> None:
+    async with strangers_in(tmp_path, Limits(seconds=0.8)) as those:
+        assert await asyncio.gather(*(those.ask("sleep", 0.3) for _ in range(4))) == [None] * 4
 
 
 # ---------------------------------------------------------------- cancelling, closing
 
 
-async def test_cancelling_ends_the_child_and_nothing_else(sandbox: Sandbox, tmp_path: Path) -> None:
-    never = tmp_path / "never"
+async def test_cancelling_ends_the_child_and_nothing_else(two: Strangers) -> None:
+    never = two.scratch / "never"
     for attempt in range(3):
-        started = tmp_path / f"started {attempt}"
-        running = asyncio.create_task(sandbox.run(announce_and_wait_for, started, never))
+        started = two.scratch / f"cancelled {attempt}"
+        running = asyncio.create_task(two.ask("announce_and_wait", started, never))
         child = await until(partial(written, started))
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-        await until(partial(ended, child))
-    assert await sandbox.run(allocate, MIB) == MIB
+        assert ended(child)  # so that whoever removes its folder is alone with that
+    assert await two.ask("allocate", 1) == MIB
 
 
-async def test_cancelling_what_waits(sandbox: Sandbox, tmp_path: Path) -> None:
-    goes_on = tmp_path / "goes on"
-    running = [
-        asyncio.create_task(sandbox.run(announce_and_wait_for, tmp_path / f"started {n}", goes_on)) for n in range(2)
-    ]
-    await until(lambda: len(list(tmp_path.glob("started *"))) == 2)
-    waiting = asyncio.create_task(sandbox.run(announce_and_wait_for, tmp_path / "third", goes_on))
+async def test_cancelling_what_waits(two: Strangers) -> None:
+    goes_on = two.scratch / "both go on"
+    started = [two.scratch / f"waited for {n}" for n in range(2)]
+    running = [asyncio.create_task(two.ask("announce_and_wait", each, goes_on)) for each in started]
+    await until(lambda: all(map(written, started)))
+    waiting = asyncio.create_task(two.ask("announce_and_wait", two.scratch / "third", goes_on))
     await asyncio.sleep(0)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
     goes_on.touch()
-    assert len(set(await asyncio.gather(*running))) == 2
-    assert await sandbox.run(allocate, MIB) == MIB
+    assert await asyncio.gather(*running) == [written(each) for each in started]
+    assert not (two.scratch / "third").exists()
 
 
 async def test_closing_ends_children_and_waiters(tmp_path: Path) -> None:
     before = set(psutil.Process().children())
-    sandbox = Sandbox(Limits(), processes=2)
-    started = tmp_path / "started"
-    running = asyncio.create_task(sandbox.run(announce_and_wait_for, started, tmp_path / "never"))
-    await until(started.exists)
-    await sandbox.close()
-    with pytest.raises(asyncio.CancelledError):
-        await running
-    left = {child for child in set(psutil.Process().children()) - before if "spawn_main" in " ".join(child.cmdline())}
-    assert left == set()
-    with pytest.raises(RuntimeError):
-        await sandbox.run(os.getpid)
+    async with strangers_in(tmp_path, processes=2) as those:
+        started = tmp_path / "started"
+        running = [
+            asyncio.create_task(those.ask("announce_and_wait", started, tmp_path / "never")),
+            *(asyncio.create_task(those.ask("sleep", 60)) for _ in range(2)),
+        ]
+        await until(partial(written, started))
+        await those.sandbox.close()
+        ends = await asyncio.gather(*running, return_exceptions=True)
+        assert [type(end) for end in ends] == [asyncio.CancelledError] * 3
+        assert set(psutil.Process().children()) <= before
+        with pytest.raises(RuntimeError):
+            await those.ask("pid")
+        assert set(psutil.Process().children()) <= before
 
 
 # ---------------------------------------------------------------- the parent's end
 
 PARENT = """
-import asyncio, os, sys
+import asyncio, sys
 from pathlib import Path
-from processing.sandbox import Limits, Sandbox
-from tests.processing.test_sandbox import announce_and_wait_for
+from tests.processing.sandboxes import strangers_in
 
 async def main(folder):
-    sandbox = Sandbox(Limits(), processes=2)
-    never = folder / "never"
-    await asyncio.gather(*(sandbox.run(announce_and_wait_for, folder / f"started {n}", never) for n in range(2)))
+    async with strangers_in(folder, processes=2) as those:
+        never = folder / "never"
+        await asyncio.gather(*(those.ask("announce_and_wait", folder / f"started {n}", never) for n in range(2)))
 
 if __name__ == "__main__":
     asyncio.run(main(Path(sys.argv[1])))
@@ -336,7 +346,7 @@ async def test_no_child_outlives_a_killed_parent(tmp_path: Path) -> None:
             working = [tmp_path / "started 0", tmp_path / "started 1"]
             await until(lambda: all(map(written, working)))
             children = [child.pid for child in psutil.Process(parent.pid).children(recursive=True)]
-            assert set(map(written, working)) <= set(children)
+            assert set(map(written, working)) == set(children)
         finally:
             parent.kill()
     await until(lambda: all(map(ended, children)))

@@ -1,0 +1,172 @@
+"""Films: their facts, a still as pictures, an excerpt that moves, and a stream that every player plays."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from av.audio.stream import AudioStream
+from av.codec.context import ThreadType
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from processing import previews, renditions, stills, streams, tags
+from processing.containers import check_pixels, declared_seconds, moment, only, opened, readable, undecodable
+from processing.failures import FailureCode, ProcessingFailed
+from processing.kinds import FileType
+from processing.limits import Limits
+from processing.stills import Still
+from processing.variants import JSON, PREVIEW, STILL_VARIANTS, STREAM, Facts, Progress, Rendered, Spec, Tell
+
+_NAMES: Final = {
+    "title": "Title",
+    "comment": "Comment",
+    "description": "Description",
+    "artist": "Artist",
+    "copyright": "Copyright",
+    "make": "Make",
+    "com.apple.quicktime.make": "Make",
+    "com.android.manufacturer": "Make",
+    "model": "Model",
+    "com.apple.quicktime.model": "Model",
+    "com.android.model": "Model",
+    "software": "Software",
+    "com.apple.quicktime.software": "Software",
+    "encoder": "Software",
+}
+# In the order in which they are believed. QuickTime's has the camera's offset; the other is in UTC.
+_MOMENTS: Final = ("com.apple.quicktime.creationdate", "creation_time", "date_recorded", "date")
+_PLACES: Final = ("com.apple.quicktime.location.iso6709", "location", "location-eng")
+
+# Tracks of pictures that are no film.
+_NOT_MOVING: Final = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+
+# What of the work is done by then: the stream takes nearly all of it.
+_AFTER_STILL: Final = 0.05
+_AFTER_PREVIEW: Final = 0.15
+_SECONDS_BETWEEN_REPORTS: Final = 0.25
+
+_CORES: Final = os.cpu_count() or 1
+
+
+def produce(file: BinaryIO, type: FileType, into: Path, limits: Limits, tell: Tell) -> Facts:  # noqa: A002
+    """Tells the still's variants first, then the PREVIEW, then the STREAM, and progress all along.
+
+    Raises ProcessingFailed: UNSUPPORTED, CORRUPT, TOO_MANY_PIXELS; OSError when `into` can't be written to.
+    """
+    with _film(file, type, limits) as film:
+        still = stills.find(film.container, film.video, _largest_still(), limits)
+        facts = _facts(film, still)
+        tell(Progress(0))
+        looks = renditions.render(still.picture, still.size, STILL_VARIANTS, into, tell)
+    tell(Progress(_AFTER_STILL))
+    with _film(file, type, limits) as film:
+        preview = previews.make(film.container, film.video, still, PREVIEW, into / f"{_name(PREVIEW)}.webp")
+        if preview:
+            tell(preview)
+    tell(Progress(_AFTER_PREVIEW))
+    with _film(file, type, limits) as film:
+        path = into / f"{_name(STREAM)}.mp4"
+        advance = _advance(tell, facts.duration)
+        size, seconds = streams.make(film.container, film.video, film.audio, still, STREAM, path, limits, advance)
+    tell(Rendered(STREAM.name, STREAM.digest, path, "video/mp4", *size, path.stat().st_size))
+    # What was there to be read is known by now, whatever the header says.
+    return replace(facts, duration=round(seconds, 3) or facts.duration, looks=looks)
+
+
+@dataclass(frozen=True, slots=True)
+class _Film:
+    container: InputContainer
+    video: VideoStream
+    audio: AudioStream | None
+
+
+@contextmanager
+def _film(file: BinaryIO, type: FileType, limits: Limits) -> Iterator[_Film]:  # noqa: A002
+    """The film at its beginning, with decoders that haven't begun either."""
+    file.seek(0)
+    with opened(file, type, limits) as container:
+        video = _moving(container)
+        check_pixels(video.width, video.height, limits)
+        audio = _sound(container, video)
+        only(container, video, audio)
+        for stream in (video, audio):
+            if stream is not None:
+                # Again of each frame: a film may change its size.
+                stream.codec_context.options = {"max_pixels": str(limits.pixels)}
+        video.codec_context.thread_count = _CORES
+        video.codec_context.thread_type = ThreadType.AUTO
+        yield _Film(container, video, audio)
+
+
+def _moving(container: InputContainer) -> VideoStream:
+    """Raises ProcessingFailed UNSUPPORTED."""
+    moving = [stream for stream in container.streams.video if not stream.disposition & _NOT_MOVING]
+    if not moving:
+        raise ProcessingFailed(FailureCode.UNSUPPORTED, "There are no pictures in this film.")
+    best = container.streams.best("video")
+    chosen = best if best in moving else moving[0]
+    assert isinstance(chosen, VideoStream)
+    if chosen.codec_context is None:
+        raise undecodable()
+    return chosen
+
+
+def _sound(container: InputContainer, video: VideoStream) -> AudioStream | None:
+    """None too where it can't be decoded: the pictures may be fine."""
+    best = container.streams.best("audio", related=video)
+    return best if isinstance(best, AudioStream) and best.codec_context is not None else None
+
+
+def _facts(film: _Film, still: Still) -> Facts:
+    written = {**film.video.metadata, **film.container.metadata}
+    lower = {key.lower(): value for key, value in written.items()}
+    moments = (moment(lower[key]) for key in _MOMENTS if key in lower)
+    places = (tags.place(lower[key]) for key in _PLACES if key in lower)
+    latitude, longitude = next((place for place in places if place), (None, None))
+    streams_ = [stream for stream in (film.video, film.audio) if stream]
+    return Facts(
+        width=still.size[0],
+        height=still.size[1],
+        duration=declared_seconds(film.container, *streams_),
+        taken_at=next((moment for moment in moments if moment), None),
+        latitude=latitude,
+        longitude=longitude,
+        tags={**readable(written, _NAMES), **_technical(film)},
+    )
+
+
+def _technical(film: _Film) -> dict[str, JSON]:
+    found: dict[str, JSON] = {"VideoCodec": film.video.codec_context.codec.canonical_name}
+    if film.video.average_rate:
+        found["FrameRate"] = round(float(film.video.average_rate), 3)
+    if film.audio:
+        found["AudioCodec"] = film.audio.codec_context.codec.canonical_name
+    return found
+
+
+def _largest_still() -> tuple[int, int]:
+    return max(spec.width for spec in STILL_VARIANTS), max(spec.height for spec in STILL_VARIANTS)
+
+
+def _name(spec: Spec) -> str:
+    return f"{spec.name.lower()}-{spec.digest}"
+
+
+def _advance(tell: Tell, duration: float | None) -> Callable[[float], None]:
+    """Tells what part of the duration is done, every now and then. Without one it only tells that work goes on."""
+    fraction, told = _AFTER_PREVIEW, 0.0
+
+    def advance(seconds: float) -> None:
+        nonlocal fraction, told
+        if duration:
+            fraction = max(fraction, _AFTER_PREVIEW + (1 - _AFTER_PREVIEW) * min(1.0, seconds / duration))
+        if time.monotonic() - told >= _SECONDS_BETWEEN_REPORTS:
+            told = time.monotonic()
+            tell(Progress(fraction))
+
+    return advance

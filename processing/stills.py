@@ -1,0 +1,108 @@
+"""The one frame that stands for a film."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+from typing import Final
+
+import av
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from PIL import Image, ImageStat
+
+from processing import frames
+from processing.containers import check_pixels, declared_seconds, decoded, packets
+from processing.failures import FailureCode, ProcessingFailed
+from processing.limits import Limits
+
+# Where to look, as parts of the film: not at its very beginning, which is often black, unless all others are too.
+_PLACES: Final = (0.1, 0.25, 0.5, 0.75, 0.0)
+_FRAMES_FROM_START: Final = 250  # then one after another: the longest that x264 goes from key frame to key frame
+_EVERY: Final = 10
+
+# Lightness, 0 to 255, of a frame that shows something.
+_DARK: Final = 20.0
+_FLAT: Final = 6.0  # standard deviation; a title on black has 15 and more, noise on black 2
+_GLANCE: Final = (64, 64)
+
+_PACKETS_WITHOUT_FRAME: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Still:
+    """`picture` is upright, in sRGB, within the size that was asked for; `size` is the film's as displayed; `at` the
+    seconds at which it stands, by the film's own clock."""
+
+    frame: VideoFrame
+    picture: Image.Image
+    size: tuple[int, int]
+    at: float
+
+
+def find(container: InputContainer, stream: VideoStream, within: tuple[int, int], limits: Limits) -> Still:
+    """Raises ProcessingFailed CORRUPT where no frame can be decoded, TOO_MANY_PIXELS."""
+    best: tuple[float, VideoFrame] | None = None
+    for frame in _candidates(container, stream):
+        check_pixels(frame.width, frame.height, limits)
+        interest = _interest(frame)
+        if best is None or interest > best[0]:
+            best = interest, frame
+        if interest >= 1:
+            break
+    if best is None:
+        raise ProcessingFailed(FailureCode.CORRUPT, "No picture of this film can be read.")
+    return _still(best[1], stream, within, limits)
+
+
+def _candidates(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    seconds = declared_seconds(container, stream)
+    stream.codec_context.skip_frame = "NONKEY"
+    for place in _PLACES if seconds else ():
+        if sought(container, place * (seconds or 0)):
+            yield from islice(following(container, stream), 1)
+    stream.codec_context.skip_frame = "DEFAULT"
+    sought(container, 0.0)
+    yield from islice(following(container, stream), 0, _FRAMES_FROM_START, _EVERY)
+
+
+def following(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    """Frames from where the container stands. What can't be decoded is passed over, as long as it isn't too much."""
+    fruitless = 0
+    for packet in packets(container, stream):
+        found = decoded(stream, packet)
+        yield from found or ()
+        fruitless = 0 if found else fruitless + 1
+        if fruitless > _PACKETS_WITHOUT_FRAME:
+            return
+    yield from decoded(stream, None) or ()
+
+
+def sought(container: InputContainer, seconds: float) -> bool:
+    """Whether the key frame before that could be found."""
+    try:
+        container.seek(int(seconds * av.time_base) + (container.start_time or 0))
+    except av.FFmpegError:
+        return False
+    return True
+
+
+def _interest(frame: VideoFrame) -> float:
+    """1 and more: something is to be seen."""
+    luma = ImageStat.Stat(_picture(frame, _GLANCE).convert("L"))
+    return min(luma.mean[0] / _DARK, luma.stddev[0] / _FLAT)
+
+
+def _still(frame: VideoFrame, stream: VideoStream, within: tuple[int, int], limits: Limits) -> Still:
+    size = frames.displayed(frame, stream)
+    check_pixels(*size, limits)
+    scale = min(1.0, within[0] / size[0], within[1] / size[1])
+    picture = _picture(frame, (max(1, round(size[0] * scale)), max(1, round(size[1] * scale))))
+    return Still(frame, picture, size, frame.time or 0.0)
+
+
+def _picture(frame: VideoFrame, size: tuple[int, int]) -> Image.Image:
+    shown = frames.Shown(size, "rgb24", frame.time_base or Fraction(1), interlaced=frame.interlaced_frame)
+    (picture,) = [*shown.frames(frame), *shown.rest()]
+    return picture.to_image()  # type: ignore[no-any-return,no-untyped-call]  # PyAV leaves it so

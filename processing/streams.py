@@ -1,0 +1,265 @@
+"""A film for any player: H.264 and AAC in an MP4 that plays while it is still being loaded."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import BinaryIO, Final, Protocol
+
+import av
+from av.audio.stream import AudioStream
+from av.container import Flags, InputContainer, OutputContainer
+from av.stream import Stream
+from av.video.frame import PictureType, VideoFrame
+from av.video.stream import VideoStream
+
+from processing import frames, soundtracks
+from processing.containers import AnyPacket, decoded, packets
+from processing.failures import FailureCode, ProcessingFailed
+from processing.limits import Limits
+from processing.stills import Still
+from processing.variants import StreamSpec
+
+_CORES: Final = os.cpu_count() or 1
+
+_CLOCK: Final = 90_000  # ticks a second: the usual frame rates come out even
+# Frames nearer to one another are left out. 60 a second, as timestamps in whole milliseconds have them, stay.
+_NEAREST_FRAMES: Final = Fraction(15, 1000)
+_SECONDS_TO_KEY_FRAME: Final = 4  # as far as a player has to decode before it shows the moment that was asked for
+
+_COPIED_FORMATS: Final = frozenset({"yuv420p", "yuvj420p"})
+_COPIED_PROFILES: Final = frozenset({"Baseline", "Constrained Baseline", "Main", "High"})
+_PROGRESSIVE: Final = frozenset({0, 1})  # AVFieldOrder: unknown, progressive
+# AVI knows no time of presentation, without which frames that refer to later ones can't be told in order.
+_COPIED_CONTAINERS: Final = ("mov", "matroska")
+
+_BUFFER_BYTES: Final = 256 * 1024
+
+Advance = Callable[[float], None]
+
+
+class _Track(Protocol):
+    def packets(self, packet: AnyPacket | None) -> Iterator[AnyPacket]: ...
+
+
+def make(  # noqa: PLR0917
+    container: InputContainer,
+    video: VideoStream,
+    audio: AudioStream | None,
+    still: Still,
+    spec: StreamSpec,
+    path: Path,
+    limits: Limits,
+    advance: Advance,
+) -> tuple[tuple[int, int], float]:
+    """Writes the film to `path`, and tells by `advance` how many of its seconds are done.
+
+    Returns its size and how many seconds it lasts. Raises ProcessingFailed: CORRUPT, UNSUPPORTED where the file
+    would become larger than `limits.output_bytes`.
+    """
+    zero = _zero(video, audio)
+    seconds = 0.0
+    with _output(path, limits) as output:
+        picture = _Copied(output, video, zero) if can_be_copied(container, video, still, spec) else None
+        shown = picture or _Encoded(output, video, still, spec, zero)
+        tracks: dict[int, _Track] = {video.index: shown}
+        if audio is not None:
+            copied = container.format.name.startswith(_COPIED_CONTAINERS) and soundtracks.can_be_copied(audio)
+            heard = _Copied(output, audio, zero) if copied else soundtracks.Encoded(output, audio, spec, zero)
+            tracks[audio.index] = heard
+        for packet in packets(container, *(stream for stream in (video, audio) if stream)):
+            if packet.pts is not None:
+                end = packet.pts + (packet.duration or 0)
+                seconds = max(seconds, float(end * packet.time_base - zero))
+            output.mux([*tracks[packet.stream_index].packets(packet)])
+            advance(seconds)
+        for track in tracks.values():
+            output.mux([*track.packets(None)])
+        shown.check()
+    return still.size if picture else fitting(still.size, spec), seconds
+
+
+def can_be_copied(container: InputContainer, stream: VideoStream, still: Still, spec: StreamSpec) -> bool:
+    """Whether every player shows these pictures as they are."""
+    context = stream.codec_context
+    width, height = sorted((stream.width, stream.height), reverse=True)
+    return (
+        container.format.name.startswith(_COPIED_CONTAINERS)
+        and context.codec.canonical_name == "h264"
+        and context.profile in _COPIED_PROFILES
+        and bool(context.extradata)
+        and context.pix_fmt in _COPIED_FORMATS
+        and context.field_order in _PROGRESSIVE
+        and not still.frame.interlaced_frame
+        and not frames.is_high_dynamic_range(still.frame)
+        and not frames.is_mirrored(still.frame)
+        and frames.pixel_aspect(stream) == 1
+        and width <= spec.width
+        and height <= spec.height
+        and (stream.average_rate is None or 1 / stream.average_rate >= _NEAREST_FRAMES)
+    )
+
+
+def fitting(size: tuple[int, int], spec: StreamSpec) -> tuple[int, int]:
+    """Within the spec, or within its sides swapped; even, as colours are stored at half the resolution."""
+    across, down = (spec.width, spec.height) if size[0] >= size[1] else (spec.height, spec.width)
+    scale = min(1.0, across / size[0], down / size[1])
+    width, height = (max(2, round(side * scale / 2) * 2) for side in size)
+    return min(width, across), min(height, down)
+
+
+class _Copied:
+    """Passes on what is encoded already; `zero` is the film's first moment by its own clock, in seconds."""
+
+    def __init__(self, output: OutputContainer, source: Stream, zero: Fraction) -> None:
+        assert source.time_base is not None
+        self._target = output.add_stream_from_template(source, opaque=True)
+        self._zero = round(zero / source.time_base)
+        self._last: int | None = None
+
+    def packets(self, packet: AnyPacket | None) -> Iterator[AnyPacket]:
+        if packet is None or packet.pts is None:
+            return
+        dts = packet.pts if packet.dts is None else packet.dts
+        if self._last is not None and dts <= self._last:
+            return  # damaged; a player would stop here
+        self._last = dts
+        packet.pts, packet.dts = packet.pts - self._zero, dts - self._zero
+        packet.stream = self._target
+        yield packet
+
+    def check(self) -> None:
+        if self._last is None:
+            raise _nothing_left()
+
+
+class _Encoded:
+    """Decodes the pictures and encodes them, upright."""
+
+    def __init__(
+        self, output: OutputContainer, source: VideoStream, still: Still, spec: StreamSpec, zero: Fraction
+    ) -> None:
+        assert source.time_base is not None
+        size = fitting(still.size, spec)
+        interlaced = still.frame.interlaced_frame or source.codec_context.field_order not in _PROGRESSIVE
+        self._source = source
+        self._zero = zero
+        self._target = _h264(output, size, _rate(source), spec)
+        self._shown = frames.Shown(size, "yuv420p", source.time_base, interlaced=interlaced)
+        self._nearest = round(_NEAREST_FRAMES / source.time_base)
+        self._last: int | None = None
+        self._read = self._damaged = 0
+
+    def packets(self, packet: AnyPacket | None) -> Iterator[AnyPacket]:
+        found = decoded(self._source, packet)
+        self._read += 1
+        self._damaged += found is None
+        for frame in found or ():
+            if self._is_due(frame):
+                for each in self._shown.frames(frame):
+                    yield from self._encode(each)
+        if packet is None:
+            for each in self._shown.rest():
+                yield from self._encode(each)
+            yield from self._target.encode(None)
+
+    def check(self) -> None:
+        """Raises ProcessingFailed CORRUPT where more is damaged than not."""
+        if self._last is None or self._damaged * 2 > self._read:
+            raise _nothing_left()
+
+    def _is_due(self, frame: VideoFrame) -> bool:
+        """Gives the frame its time from the film's beginning on; False: too near to the last, or before it."""
+        assert frame.time_base is not None
+        if frame.pts is None:
+            return False
+        at = frame.pts - round(self._zero / frame.time_base)
+        if at < 0 or (self._last is not None and at < self._last + max(1, self._nearest)):
+            return False
+        frame.pts = self._last = at
+        return True
+
+    def _encode(self, frame: VideoFrame) -> Iterator[AnyPacket]:
+        frame.pict_type = PictureType.NONE  # else the encoder takes the decoder's word for what it should become
+        yield from self._target.encode(frame)
+
+
+def _h264(output: OutputContainer, size: tuple[int, int], rate: Fraction, spec: StreamSpec) -> VideoStream:
+    stream = output.add_stream(
+        "libx264",
+        rate=rate,
+        options={"preset": spec.preset, "crf": str(spec.quality), "profile": "high"},
+        time_base=Fraction(1, _CLOCK),
+    )
+    assert isinstance(stream, VideoStream)
+    context = stream.codec_context
+    context.width, context.height = size
+    context.pix_fmt = "yuv420p"
+    context.colorspace = context.color_primaries = context.color_trc = frames.BT709
+    context.color_range = frames.LIMITED_RANGE
+    context.gop_size = max(1, round(rate * _SECONDS_TO_KEY_FRAME))
+    context.thread_count = _CORES
+    return stream
+
+
+def _rate(stream: VideoStream) -> Fraction:
+    """Frames a second, for the encoder's planning alone: timestamps stay as they are."""
+    return min(max(Fraction(stream.average_rate or 25), Fraction(1)), 1 / _NEAREST_FRAMES)
+
+
+def _zero(*streams: Stream | None) -> Fraction:
+    starts = [
+        stream.start_time * stream.time_base
+        for stream in streams
+        if stream is not None and stream.start_time is not None and stream.time_base is not None
+    ]
+    return min(starts, default=Fraction(0))
+
+
+def _nothing_left() -> ProcessingFailed:
+    return ProcessingFailed(FailureCode.CORRUPT, "This film is too damaged to be played.")
+
+
+@contextmanager
+def _output(path: Path, limits: Limits) -> Iterator[OutputContainer]:
+    with path.open("wb") as opened:
+        file = _Bounded(opened, limits.output_bytes)
+        try:
+            with av.open(
+                file,
+                "w",
+                format="mp4",
+                # The index comes first: all is moved once it is known, for which FFmpeg opens the file a second time.
+                container_options={"movflags": "faststart"},
+                buffer_size=_BUFFER_BYTES,
+                io_open=lambda *_: path.open("rb"),
+            ) as output:
+                output.flags |= Flags.bitexact.value  # type: ignore[operator]  # nor does it say what wrote it
+                yield output
+        except Exception as error:
+            # FFmpeg still tries to end the file, and reports that it can't rather than why.
+            raise file.failure or error from error
+
+
+class _Bounded:
+    """A file that is written up to a number of bytes, and remembers what went wrong."""
+
+    def __init__(self, file: BinaryIO, most: int) -> None:
+        self._file = file
+        self._most = most
+        self.failure: Exception | None = None
+        self.name = file.name
+        self.seek = file.seek
+        self.tell = file.tell
+
+    def write(self, data: bytes) -> int:
+        if self.failure:
+            return len(data)
+        try:
+            if self._file.tell() + len(data) > self._most:
+                raise ProcessingFailed(FailureCode.UNSUPPORTED, "This film is too long to be made playable.")
+            return self._file.write(data)
+        except Exception as error:
+            self.failure = error
+            raise
