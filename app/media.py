@@ -23,6 +23,7 @@ from app.keyset import Order, Page, SortKey, created, identity, instant, integer
 from app.piccolo_conf import DB
 from app.tables import Entity, EventKind, Media, MediaStatus, Variant
 from processing.kinds import MediaKind
+from processing.variants import VariantName
 
 # asyncpg sends these for what PostgreSQL calls by the same names, and takes no text in their place.
 _INFINITIES: Final = {"-infinity": datetime.min.replace(tzinfo=UTC), "infinity": datetime.max.replace(tzinfo=UTC)}
@@ -92,6 +93,7 @@ class MediaFilter:
 
 
 EVERYTHING: Final = MediaFilter()
+_PLACES: Final = {name.value: place for place, name in enumerate(VariantName)}
 
 
 async def changeable(viewer: Viewer, media_id: uuid.UUID, *, lock: bool = False) -> Media:
@@ -183,11 +185,12 @@ async def in_slots(viewer: Viewer | None, places: Sequence[tuple[uuid.UUID, str]
 
 
 async def variants_of(ids: Sequence[uuid.UUID]) -> list[Variant]:
-    """Variants of media that the caller has been found to see, in the order of their specs, by which they were made.
+    """Variants of media that the caller has been found to see, in the order of their names in the schema.
 
-    Not by width: those of a small picture are all as wide.
+    Not by width: those of a small picture are all as wide. Nor by age: which is stored first is chance.
     """
-    rows = await Variant.select().where(Variant.media.is_in(list(ids))).order_by(Variant.id)
+    rows = await Variant.select().where(Variant.media.is_in(list(ids)))
+    rows.sort(key=lambda row: _PLACES[row["name"]])
     return [hydrate(Variant, row) for row in rows]
 
 

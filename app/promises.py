@@ -106,7 +106,7 @@ def _claim(services: Services, filename: str, content_type: str, size: int, sha2
         raise FileTooLarge(f"A file may have up to {most} bytes.", "size_bytes")
     if sha256 is not None and not _SHA256.fullmatch(sha256 := sha256.lower()):
         raise BadInput("A SHA-256 has 64 hexadecimal digits.", "sha256")
-    file_type = claimed(content_type)
+    file_type = claimed(content_type, filename)
     if file_type is None:
         raise UnsupportedType("Pictures, films, recordings and documents are taken; this type is not.", "content_type")
     return Claim(filename, file_type, size, sha256)

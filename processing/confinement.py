@@ -21,6 +21,7 @@ from processing.seccomp import refuse_calls
 _OPEN_FILES: Final = 64  # a child has a dozen
 _M_TRIM_THRESHOLD: Final = -1  # glibc's malloc.h
 _M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
 _KEPT_BYTES: Final = 64 * MIB
 _BLOCK_BYTES: Final = 32 * MIB  # the most that glibc takes; Pillow allocates pixels by 16 MiB
 
@@ -98,3 +99,5 @@ def _reuse_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, _BLOCK_BYTES)
         libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+        # For each thread that ever was, glibc would keep 64 MiB of the address space, which is bounded.
+        libc.mallopt(_M_ARENA_MAX, 1)

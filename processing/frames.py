@@ -30,14 +30,28 @@ Turn = tuple[int, int, int, int]
 
 # Of ITU-T H.273, as FFmpeg numbers them too.
 BT709: Final = 1
-_UNSPECIFIED: Final = 2
 _SMPTE170M: Final = 6
-_BT2020: Final = 9
 _KNOWN_MATRICES: Final = frozenset({1, 4, 5, 6, 7, 9})
 _PQ: Final = 16
 _HLG: Final = 18
 LIMITED_RANGE: Final = 1
 _FULL_RANGE: Final = 2
+
+# PQ says how bright each pixel is to be, up to 10,000 cd/m² (SMPTE ST 2084). White paper has 203 (ITU-R BT.2408), and
+# what is up to five times as bright is brought together with it into what screens show, by Reinhard's curve.
+_PQ_TO_SCREEN: Final = (
+    "st(0, pow(clip((val-minval)/(maxval-minval),0,1), 1/78.84375));"
+    "st(1, 10000/203 * pow(max(ld(0)-0.8359375,0)/(18.8515625-18.6875*ld(0)), 1/0.1593017578125));"
+    "minval + (maxval-minval) * min(1, pow(ld(1)*(1+ld(1)/25)/(1+ld(1)), 1/2.2))"
+)
+_CHROMA: Final = "clip((minval+maxval)/2 + {0}*(val-(minval+maxval)/2), minval, maxval)"
+# HLG was made to be looked at as it is. Its colours, and PQ's, are BT.2020's, which are paler than BT.709's by the same
+# numbers; and what makes PQ's contrasts steeper must do the same to colours. FFmpeg's own conversion, which knows all of
+# that exactly, takes 5 s before its first frame, and four times as long as scaling for each.
+_WITHIN_SCREENS: Final = {
+    _PQ: f"y='{_PQ_TO_SCREEN}':u='{_CHROMA.format(2)}':v='{_CHROMA.format(2)}'",
+    _HLG: f"y=val:u='{_CHROMA.format(1.2)}':v='{_CHROMA.format(1.2)}'",
+}
 
 # The widest pixels in use are 2.2 times as wide as they are high (anamorphic MPEG-2): more is nonsense.
 _WIDEST_PIXEL: Final = 4
@@ -90,7 +104,15 @@ class Shown:
     def frames(self, frame: VideoFrame) -> Iterator[VideoFrame]:
         """None yet, or those that have become complete."""
         _settle(frame)
-        kind = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, turn(frame))
+        kind = (
+            frame.width,
+            frame.height,
+            frame.format.name,
+            frame.colorspace,
+            frame.color_range,
+            frame.color_trc,
+            turn(frame),
+        )
         if kind != self._kind:
             yield from self.rest()
             self._graph, self._kind = self._graph_for(frame), kind
@@ -125,11 +147,12 @@ class Shown:
             yield "bwdif", "mode=send_frame:deint=interlaced"
         turned = turn(frame)
         width, height = self._size if turned[0] else self._size[::-1]
-        colours = "out_color_matrix=bt709:out_range=tv"
         if is_high_dynamic_range(frame):
-            # Brings highlights within what a screen shows, instead of cutting them off.
-            colours += ":out_primaries=bt709:out_transfer=bt709:intent=perceptual"
-        yield "scale", f"{width}:{height}:flags=bicubic+accurate_rnd+full_chroma_int:{colours}"
+            yield "lutyuv", _WITHIN_SCREENS[frame.color_trc]
+        yield (
+            "scale",
+            f"{width}:{height}:flags=bicubic+accurate_rnd+full_chroma_int:out_color_matrix=bt709:out_range=tv",
+        )
         # Turning costs by the pixel: it comes after scaling.
         yield from _UPRIGHT[turned]
         yield "setsar", "1"
@@ -153,10 +176,6 @@ def _settle(frame: VideoFrame) -> None:
         frame.colorspace = BT709 if high_definition else _SMPTE170M
     if frame.color_range not in (LIMITED_RANGE, _FULL_RANGE):
         frame.color_range = _FULL_RANGE if frame.format.name.startswith("yuvj") else LIMITED_RANGE
-    if is_high_dynamic_range(frame):
-        frame.color_primaries = _BT2020
-    else:
-        frame.color_primaries = frame.color_trc = _UNSPECIFIED
 
 
 def _matrix(frame: VideoFrame) -> tuple[int, int, int, int]:

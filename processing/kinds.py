@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import PurePath
 from typing import Final
 
 
@@ -115,9 +116,31 @@ _FAMILIES: Final = (
 )
 
 
-def claimed(content_type: str) -> FileType | None:
-    """The type that a client's media type (RFC 9110, 8.3.1; parameters are left aside) names; None: none of ours."""
-    return _CLAIMS.get(content_type.partition(";")[0].strip().lower())
+# What browsers say of files that they don't know, HEIC and raw ones among them: nothing at all.
+_SAY_NOTHING: Final = frozenset({"", "application/octet-stream", "binary/octet-stream"})
+_EXTENSIONS: Final = {
+    **{each.extension: each for each in FILE_TYPES},
+    "jpeg": JPEG,
+    "jfif": JPEG,
+    "apng": PNG,
+    "tif": TIFF,
+    "hif": HEIF,
+    "m4v": MP4,
+    "qt": MOV,
+    "oga": OGG,
+    "opus": OGG,
+}
+
+
+def claimed(content_type: str, filename: str = "") -> FileType | None:
+    """The type that a client's media type (RFC 9110, 8.3.1; parameters are left aside) names; None: none of ours.
+
+    Where it says nothing, the extension of the file's name speaks.
+    """
+    claim = content_type.partition(";")[0].strip().lower()
+    if claim in _SAY_NOTHING:
+        return _EXTENSIONS.get(PurePath(filename).suffix[1:].lower())
+    return _CLAIMS.get(claim)
 
 
 def may_be(claim: FileType, found: FileType) -> bool:

@@ -55,10 +55,11 @@ def produce(file: BinaryIO, type: FileType, into: Path, limits: Limits, tell: Te
     Raises ProcessingFailed: UNSUPPORTED where there is no preview, CORRUPT, TOO_MANY_PIXELS; OSError when `into` can't
     be written to.
     """
-    data = file.read(_MAX_BYTES + 1)
-    if len(data) > _MAX_BYTES:
+    if file.seek(0, io.SEEK_END) > _MAX_BYTES:
         message = f"Raw files of up to {_MAX_BYTES // MIB} MiB can be processed."
         raise ProcessingFailed(FailureCode.UNSUPPORTED, message)
+    file.seek(0)
+    data = file.read()
     preview = _preview(data)
     facts = images.produce(io.BytesIO(_turned(preview)), kinds.JPEG, into, limits, tell)
     tags = _exif_of_preview(preview) if type in _NO_TIFF else _exif_of_tiff(data)

@@ -92,8 +92,8 @@ class Encoded:
                 layout=frame.layout.name,
                 time_base=Fraction(1, frame.sample_rate),
             ),
-            # Fills gaps, cuts what overlaps, and begins where the pictures do. Channels that are put together stay within
-            # what can be played.
+            # Fills gaps, cuts what overlaps, and begins where the pictures do. Channels that are added up stay within
+            # bounds.
             graph.add("aresample", f"{self._rate}:async=1:first_pts={round(start * self._rate)}:rematrix_maxval=1"),
             graph.add("aformat", f"sample_fmts=fltp:channel_layouts={self._layout}"),
             graph.add("abuffersink"),

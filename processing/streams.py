@@ -221,6 +221,10 @@ def _nothing_left() -> ProcessingFailed:
     return ProcessingFailed(FailureCode.CORRUPT, "This film is too damaged to be played.")
 
 
+def _too_long() -> ProcessingFailed:
+    return ProcessingFailed(FailureCode.UNSUPPORTED, "This film is too long to be made playable.")
+
+
 @contextmanager
 def _output(path: Path, limits: Limits) -> Iterator[OutputContainer]:
     with path.open("wb") as opened:
@@ -258,7 +262,7 @@ class _Bounded:
             return len(data)
         try:
             if self._file.tell() + len(data) > self._most:
-                raise ProcessingFailed(FailureCode.UNSUPPORTED, "This film is too long to be made playable.")
+                raise _too_long()
             return self._file.write(data)
         except Exception as error:
             self.failure = error

@@ -32,6 +32,14 @@ def test_other_names(content_type: str, meant: FileType | None) -> None:
     assert claimed(content_type) == meant
 
 
+@pytest.mark.parametrize("silence", ["", "application/octet-stream", "Application/Octet-Stream; charset=binary"])
+def test_where_the_type_says_nothing_the_name_speaks(silence: str) -> None:
+    assert claimed(silence, "IMG_0042.HEIC") == kinds.HEIC
+    assert claimed(silence, "scan.tif") == kinds.TIFF
+    assert {claimed(silence, name) for name in ("", "heic", "notes.txt", "a.heic.exe", "x.", ".heic")} == {None}
+    assert claimed("text/html", "IMG_0042.HEIC") is None
+
+
 def test_raw_files_may_be_taken_for_tiffs_and_for_each_other() -> None:
     family = {kinds.TIFF, *RAW_TYPES}
     for claim in FILE_TYPES:

@@ -33,7 +33,7 @@ class Footage:
 
 def h264(folder: Path) -> Footage:
     """Some 100 MB that may be streamed as they are."""
-    return _repeated(folder / "h264.mp4", 13, _take(folder, "libx264", ULTRAFAST))
+    return _repeated(folder / "h264.mp4", 17, _take(folder, "libx264", ULTRAFAST))
 
 
 def hevc(folder: Path) -> Footage:

@@ -142,7 +142,7 @@ async def test_a_size_that_is_none(amy: Account, size: Any) -> None:
 )
 async def test_a_type_that_is_not_taken(amy: Account, content_type: str) -> None:
     message = "Pictures, films, recordings and documents are taken; this type is not."
-    payload = await amy.begin(SMALL, contentType=content_type)
+    payload = await amy.begin(SMALL, "photo.exe", contentType=content_type)
     assert payload == not_begun("UNSUPPORTED_TYPE", message, "contentType")
 
 

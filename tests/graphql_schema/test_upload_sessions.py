@@ -212,6 +212,12 @@ async def test_types_have_other_names(amy: Account, claimed: str, known: str) ->
     assert session["headers"] == [{"name": "Content-Type", "value": known}]
 
 
+async def test_a_browser_that_does_not_know_the_type_is_taken_by_the_name(amy: Account) -> None:
+    session = await amy.begun(1, "IMG_0042.HEIC", contentType="")
+    assert session["media"]["contentType"] == "image/heic"
+    assert session["headers"] == [{"name": "Content-Type", "value": "image/heic"}]
+
+
 async def test_the_media_is_known_before_its_first_byte(unattended: Server, ida: Account, bob: Account) -> None:
     words = {
         "title": "At the sea",

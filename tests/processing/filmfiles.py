@@ -63,7 +63,7 @@ class Film:
                 output.mux(video.encode(frame))
             output.mux(video.encode(None))
             if self.sound and audio:
-                for block in _blocks(self.sound, len(self.pictures) / self.rate):
+                for block in blocks(self.sound, len(self.pictures) / self.rate):
                     output.mux(audio.encode(block))
                 output.mux(audio.encode(None))
         return file.getvalue()
@@ -87,7 +87,7 @@ class Film:
     def _frames(self) -> Iterable[VideoFrame]:
         for index, picture in enumerate(self.pictures):
             # What is not said is taken for BT.601 here, and for BT.709 by players if it is large.
-            frame = VideoFrame.from_image(picture).reformat(
+            frame = VideoFrame.from_image(picture).reformat(  # type: ignore[no-untyped-call]
                 format=self.pixel_format, dst_colorspace=self.context.get("colorspace")
             )
             frame.pts = index if self.moments is None else self.moments[index]
@@ -111,7 +111,7 @@ def _audio(output: OutputContainer, sound: Sound) -> AudioStream:
     return stream
 
 
-def _blocks(sound: Sound, seconds: float) -> Iterable[av.AudioFrame]:
+def blocks(sound: Sound, seconds: float) -> Iterable[av.AudioFrame]:
     """A tone of 440 Hz."""
     channels = av.AudioLayout(sound.layout).nb_channels
     size = 960  # of Opus, which takes no other; the rest take any

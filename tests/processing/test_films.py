@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 import av
 import pytest
@@ -16,7 +17,7 @@ from processing.kinds import FileType
 from processing.limits import Limits
 from processing.pipeline import produce
 from processing.variants import Facts, Progress, Rendered, VariantName
-from tests.processing.filmfiles import SIZE, Film, Sound
+from tests.processing.filmfiles import SIZE, Film, Sound, blocks
 from tests.processing.pictures import BLUE, CORNERS, GREEN, RED, WHITE, close, corners, label, quadrants
 
 LIMITS = Limits()
@@ -46,7 +47,7 @@ class Produced:
         with av.open(self.stream) as container:
             shown = list(container.decode(video=0))
             middle = shown[len(shown) // 2]
-            image: Image.Image = middle.to_image()
+            image: Image.Image = middle.to_image()  # type: ignore[no-untyped-call]
             return image.rotate(middle.rotation, expand=True)
 
 
@@ -60,10 +61,9 @@ def made(tmp_path: Path) -> Produce:
     into.mkdir()
 
     def make(film: Film | bytes, type_: FileType = kinds.MP4, limits: Limits = LIMITS) -> Produced:
-        if isinstance(film, Film):
-            film, type_ = film.encoded(), film.type
         source = tmp_path / "source"
-        source.write_bytes(film)
+        source.write_bytes(film.encoded() if isinstance(film, Film) else film)
+        type_ = film.type if isinstance(film, Film) else type_
         told: list[Rendered | Progress] = []
         facts = produce(source, type_, into, limits, told.append)
         variants = [each for each in told if isinstance(each, Rendered)]
@@ -91,10 +91,11 @@ def encoded(path: Path, kind: str) -> list[bytes]:
         return [bytes(packet) for packet in container.demux(**{kind: 0}) if packet.size]
 
 
-def seconds(path: Path, kind: str) -> list[float]:
+def seconds(path: Path, kind: Literal["video", "audio"]) -> list[float]:
     """When each frame is shown."""
     with av.open(path) as container:
-        return [frame.time for frame in container.decode(**{kind: 0})]
+        stream = container.streams.best(kind)
+        return [frame.time or 0.0 for packet in container.demux(stream) for frame in packet.decode()]
 
 
 def boxes(data: bytes) -> list[bytes]:
@@ -244,7 +245,7 @@ def test_the_preview_moves(made: Produce) -> None:
     film = made(Film(pictures=pictures))
     preview = film.picture(VariantName.PREVIEW)
     assert preview.info["loop"] == 0
-    assert preview.n_frames == 2  # what doesn't change is one
+    assert getattr(preview, "n_frames", 1) == 2  # what doesn't change is one
     assert close(corners(preview), CORNERS, 20)
     shown = [preview.info["duration"]]
     preview.seek(1)
@@ -343,12 +344,24 @@ def test_interlaced_pictures_become_progressive(made: Produce) -> None:
     assert not any(frame.interlaced_frame for frame in shown)
 
 
-def test_high_dynamic_range_is_brought_within_what_screens_show(made: Produce) -> None:
-    hdr = {"color_trc": 18, "color_primaries": 9, "colorspace": 9, "color_range": 1}
-    grey = [Image.new("RGB", SIZE, (0xBF,) * 3)] * 3  # 75 % of the signal: a white sheet of paper
+@pytest.mark.parametrize(
+    ("transfer", "signal", "shown"),
+    [
+        # White paper, by ITU-R BT.2408: 75 % of HLG, 58 % of PQ, where it would be a murky grey.
+        (18, 0.75, 190),
+        (16, 0.58, 189),
+        (16, 1.0, 255),
+        (16, 0.0, 0),
+    ],
+)
+def test_high_dynamic_range_is_brought_within_what_screens_show(
+    made: Produce, transfer: int, signal: float, shown: int
+) -> None:
+    hdr = {"color_trc": transfer, "color_primaries": 9, "colorspace": 9, "color_range": 1}
+    grey = [Image.new("RGB", SIZE, (round(255 * signal),) * 3)] * 3
     film = made(Film(codec="libx265", pixel_format="yuv420p10le", pictures=grey, context=hdr, sound=None))
-    for shown in (film.picture(VariantName.POSTER), film.frame()):
-        assert close(corners(shown), ((173, 173, 173),) * 4, 12)
+    for picture in (film.picture(VariantName.POSTER), film.frame()):
+        assert close(corners(picture), ((shown,) * 3,) * 4, 8)
     with av.open(film.stream) as container:
         frame = next(container.decode(video=0))
         assert (frame.color_trc, frame.color_primaries, frame.colorspace) == (1, 1, 1)
@@ -434,7 +447,7 @@ def test_nothing_but_damage(made: Produce) -> None:
 
 
 def _places(data: bytes) -> list[tuple[int, int]]:
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         return [(packet.pos or 0, packet.size) for packet in container.demux(video=0) if packet.size]
 
 
@@ -442,9 +455,8 @@ def test_a_film_without_pictures(made: Produce) -> None:
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as output:
         stream = output.add_stream("aac", rate=8_000)
-        block = av.AudioFrame(format="fltp", layout="stereo", samples=1024)
-        block.sample_rate = 8_000
-        output.mux(stream.encode(block))
+        for block in blocks(Sound(rate=8_000), 1):
+            output.mux(stream.encode(block))
         output.mux(stream.encode(None))
     assert failure(made, file.getvalue()) is FailureCode.UNSUPPORTED
 
