@@ -11,7 +11,7 @@ help:
 	@echo 'make run     serve on http://127.0.0.1:8000, with database and worker'
 	@echo 'make test    run the tests'
 	@echo 'make check   formatter, linter, types, import rules, schema, migrations'
-	@echo 'make fuzz    live random lives of uploads, for minutes'
+	@echo 'make fuzz    live random lives of uploads, and process files changed at random, for minutes'
 	@echo 'make bench   measure speed and memory'
 	@echo 'make format  format the code            make lock    renew the locks (needs uv)'
 	@echo 'make schema  export the schema          make wheel   build dist/*.whl'
@@ -38,7 +38,7 @@ format: $(VENV)/dev.stamp
 	$(BIN)/ruff format --quiet .
 
 fuzz: $(VENV)/dev.stamp
-	@HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest tests/app/test_upload_life.py -q -x $(ARGS)
+	@HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest tests/app/test_upload_life.py tests/processing/test_mutations.py -q -x $(ARGS)
 
 bench: $(VENV)/dev.stamp
 	@$(BIN)/python -m tests.bench $(ARGS)
@@ -80,4 +80,4 @@ $(VENV)/dev.stamp: requirements-dev.lock | $(BIN)/pip
 	@touch $@ $(VENV)/run.stamp
 
 clean:
-	rm -rf $(VENV) app/static dist web/node_modules tests/web/uppy/node_modules .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) app/static dist web/node_modules tests/web/uppy/node_modules tests/bench/sharp/node_modules .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -7,6 +7,7 @@ may name.
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from errno import EINVAL
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NoReturn, TypeAlias
 
@@ -57,7 +58,7 @@ _CLOCK_NEVER_SET: Final = frozenset({1904, 1970})
 _FIRST_MOTION_PICTURE: Final = 1888  # Le Prince's garden at Roundhay
 
 # Longer than anything that was ever recorded in one go; what a header claims beyond it is nonsense.
-_LONGEST_SECONDS: Final = 100 * 86_400.0
+LONGEST_SECONDS: Final = 100 * 86_400.0
 
 
 @contextmanager
@@ -100,7 +101,8 @@ def reading() -> Iterator[None]:
     except (av.DecoderNotFoundError, av.PatchWelcomeError, av.error.NotImplementedError) as error:
         raise undecodable() from error
     except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, av.FFmpegError):
+        # Where it was told to seek by the file, it is that one's fault.
+        if isinstance(error, OSError) and error.errno not in (None, EINVAL) and not isinstance(error, av.FFmpegError):
             raise
         raise ProcessingFailed(FailureCode.CORRUPT, "The file is damaged or incomplete.") from error
 
@@ -153,7 +155,7 @@ def declared_seconds(container: InputContainer, *streams: Stream) -> float | Non
     told = [stream.duration * stream.time_base for stream in streams if stream.duration and stream.time_base]
     whole = Fraction(container.duration, av.time_base) if container.duration else None
     for seconds in (max(told, default=None), whole):
-        if seconds is not None and 0 < seconds <= _LONGEST_SECONDS:
+        if seconds is not None and 0 < seconds <= LONGEST_SECONDS:
             return round(float(seconds), 3)
     return None
 

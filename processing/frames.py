@@ -25,7 +25,7 @@ _UPRIGHT: Final = {
     (0, 1, 1, 0): (("transpose", "cclock_flip"),),
     (0, -1, -1, 0): (("transpose", "clock_flip"),),
 }
-_AS_STORED: Final = (1, 0, 0, 1)
+AS_STORED: Final = (1, 0, 0, 1)
 Turn = tuple[int, int, int, int]
 
 # Of ITU-T H.273, as FFmpeg numbers them too.
@@ -46,38 +46,42 @@ _PQ_TO_SCREEN: Final = (
 )
 _CHROMA: Final = "clip((minval+maxval)/2 + {0}*(val-(minval+maxval)/2), minval, maxval)"
 # HLG was made to be looked at as it is. Its colours, and PQ's, are BT.2020's, which are paler than BT.709's by the same
-# numbers; and what makes PQ's contrasts steeper must do the same to colours. FFmpeg's own conversion, which knows all of
-# that exactly, takes 5 s before its first frame, and four times as long as scaling for each.
+# numbers; and what makes PQ's contrasts steeper must do the same to colours. FFmpeg's own conversion, which knows all
+# of that exactly, takes 5 s before its first frame, and four times as long as scaling for each.
 _WITHIN_SCREENS: Final = {
     _PQ: f"y='{_PQ_TO_SCREEN}':u='{_CHROMA.format(2)}':v='{_CHROMA.format(2)}'",
     _HLG: f"y=val:u='{_CHROMA.format(1.2)}':v='{_CHROMA.format(1.2)}'",
 }
+
+# Into RGB every pixel has its own colour, which costs twice as much.
+_SCALING: Final = "flags=bicubic"
+_SCALING_TO_RGB: Final = "flags=bicubic+full_chroma_int"
 
 # The widest pixels in use are 2.2 times as wide as they are high (anamorphic MPEG-2): more is nonsense.
 _WIDEST_PIXEL: Final = 4
 
 
 def turn(frame: VideoFrame) -> Turn:
-    """How a player turns the frame, to the next quarter: the signs of the display matrix' a, b, c, d."""
+    """How a player turns the frame, to the next quarter: the signs of the display matrix' a, b, c, d.
+
+    To be asked of one frame, not of each: one that has been asked for its side data refers to itself ever after, and
+    waits for the garbage collector. Of 4K films that were 3 GB.
+    """
     a, b, c, d = _matrix(frame)
     across, along = abs(a) + abs(d), abs(b) + abs(c)
     found = (_sign(a), 0, 0, _sign(d)) if across >= along else (0, _sign(b), _sign(c), 0)
-    return found if found in _UPRIGHT else _AS_STORED
+    return found if found in _UPRIGHT else AS_STORED
 
 
-def is_turned(frame: VideoFrame) -> bool:
-    return turn(frame) != _AS_STORED
-
-
-def is_mirrored(frame: VideoFrame) -> bool:
-    a, b, c, d = turn(frame)
+def is_mirrored(turned: Turn) -> bool:
+    a, b, c, d = turned
     return a * d - b * c < 0
 
 
-def displayed(frame: VideoFrame, stream: VideoStream) -> Size:
+def displayed(frame: VideoFrame, stream: VideoStream, turned: Turn) -> Size:
     """Width and height in square pixels, upright."""
     width, height = max(1, round(frame.width * pixel_aspect(stream))), frame.height
-    return (height, width) if turn(frame)[0] == 0 else (width, height)
+    return (width, height) if turned[0] else (height, width)
 
 
 def pixel_aspect(stream: VideoStream) -> Fraction:
@@ -90,11 +94,22 @@ def is_high_dynamic_range(frame: VideoFrame) -> bool:
     return frame.color_trc in (_PQ, _HLG)
 
 
+def names_camera(frame: VideoFrame) -> bool:
+    """Whether the pictures carry what AVCHD's cameras write into them (MDPM): when, with what settings, and where."""
+    try:
+        return any(b"MDPM" in bytes(each) for each in frame.side_data if each.type is Type.SEI_UNREGISTERED)
+    except ValueError:  # of a kind that PyAV doesn't know
+        return False
+
+
 class Shown:
     """Makes frames of one upright size in a pixel format, whatever is decoded: films change their frames underway."""
 
-    def __init__(self, size: Size, pixel_format: str, time_base: Fraction, *, interlaced: bool = False) -> None:
+    def __init__(
+        self, size: Size, pixel_format: str, time_base: Fraction, *, turned: Turn = AS_STORED, interlaced: bool = False
+    ) -> None:
         self._size = size
+        self._turned = turned
         self._pixel_format = pixel_format
         self._time_base = time_base
         self._interlaced = interlaced
@@ -104,15 +119,8 @@ class Shown:
     def frames(self, frame: VideoFrame) -> Iterator[VideoFrame]:
         """None yet, or those that have become complete."""
         _settle(frame)
-        kind = (
-            frame.width,
-            frame.height,
-            frame.format.name,
-            frame.colorspace,
-            frame.color_range,
-            frame.color_trc,
-            turn(frame),
-        )
+        colours = frame.colorspace, frame.color_range, frame.color_trc
+        kind = frame.width, frame.height, frame.format.name, colours
         if kind != self._kind:
             yield from self.rest()
             self._graph, self._kind = self._graph_for(frame), kind
@@ -145,16 +153,14 @@ class Shown:
     def _filters(self, frame: VideoFrame) -> Iterator[tuple[str, str | None]]:
         if self._interlaced:
             yield "bwdif", "mode=send_frame:deint=interlaced"
-        turned = turn(frame)
-        width, height = self._size if turned[0] else self._size[::-1]
+        width, height = self._size if self._turned[0] else self._size[::-1]
+        scaling = _SCALING_TO_RGB if self._pixel_format == "rgb24" else _SCALING
+        yield "scale", f"{width}:{height}:{scaling}:out_color_matrix=bt709:out_range=tv"
         if is_high_dynamic_range(frame):
+            yield "format", "yuv420p10le"  # 8 bits are too few for what is stretched
             yield "lutyuv", _WITHIN_SCREENS[frame.color_trc]
-        yield (
-            "scale",
-            f"{width}:{height}:flags=bicubic+accurate_rnd+full_chroma_int:out_color_matrix=bt709:out_range=tv",
-        )
         # Turning costs by the pixel: it comes after scaling.
-        yield from _UPRIGHT[turned]
+        yield from _UPRIGHT[self._turned]
         yield "setsar", "1"
         yield "format", self._pixel_format
 
@@ -181,7 +187,7 @@ def _settle(frame: VideoFrame) -> None:
 def _matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
     try:
         written = bytes(frame.side_data[Type.DISPLAYMATRIX])  # type: ignore[typeddict-item]  # of PyAV's stub alone
-    except (KeyError, ValueError):  # ValueError: side data of a kind that PyAV doesn't know
+    except (KeyError, ValueError):  # ValueError: of a kind that PyAV doesn't know
         return _quarter(frame.rotation)
     a, b, _, c, d = struct.unpack_from("=5i", written)
     return a, b, c, d

@@ -6,6 +6,7 @@ number of bytes and of steps whatever the file says of itself, and no error but 
 
 import struct
 from collections.abc import Callable, Iterator
+from os import SEEK_END
 from typing import IO, BinaryIO, Final
 
 from processing import kinds
@@ -28,18 +29,16 @@ class _Header:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
+        self._size = file.seek(0, SEEK_END)
         self._budget = _MAX_BYTES
 
     def read(self, offset: int, count: int) -> bytes:
         self._budget -= max(count, _MIN_CHARGE)
-        # Offsets of 8 bytes can be past what seek takes.
-        if self._budget < 0 or not 0 <= offset < 2**62:
+        # Offsets of 8 bytes can be past what a file system seeks to.
+        if self._budget < 0 or not 0 <= offset <= self._size - count:
             raise _MalformedError
         self._file.seek(offset)
-        data = self._file.read(count)
-        if len(data) < count:
-            raise _MalformedError
-        return data
+        return self._file.read(count)
 
     def unpack(self, layout: str, offset: int) -> tuple[int, ...]:
         return struct.unpack(layout, self.read(offset, struct.calcsize(layout)))

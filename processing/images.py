@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from errno import EINVAL
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -147,7 +148,8 @@ def _reading() -> Iterator[None]:
         if isinstance(error, NotImplementedError) or re.match("unknown|unsupported", str(error), re.IGNORECASE):
             message = "This kind of picture can't be processed."
             raise ProcessingFailed(FailureCode.UNSUPPORTED, message) from error
-        if isinstance(error, OSError) and error.errno is not None:  # the system's own; Pillow's have no number
+        # The system's own; Pillow's have no number, and where it was told to seek by the file, it is that one's fault.
+        if isinstance(error, OSError) and error.errno not in (None, EINVAL):
             raise
         if isinstance(error, MemoryError) or "out of memory" in str(error):
             message = "The picture needs more memory than processing may use."

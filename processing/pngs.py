@@ -8,6 +8,7 @@ from processing.limits import MIB
 
 # By Pillow's names for what is in the file: 8 bits a channel, and colours. All else is rare, or small.
 _PIXEL_FORMATS: Final = {"RGB": "rgb24", "RGBA": "rgba"}
+_ROUNDED_UP: Final = 64  # pixels, at most
 # FFmpeg wants the whole file in memory, beside the picture that is made of it.
 _MOST_BYTES: Final = 64 * MIB
 
@@ -32,8 +33,9 @@ class PngFile(PngImageFile):
             return False
         decoder = av.CodecContext.create("png", "r")
         decoder.thread_count = 1
-        # Without these it gives what it has where the file is broken.
-        decoder.options = {"err_detect": "crccheck+explode"}
+        # Unless it checks, it gives what it has where the file is broken. It rounds the width up.
+        most = (self.width + _ROUNDED_UP) * self.height
+        decoder.options = {"err_detect": "crccheck+explode", "max_pixels": str(most)}
         try:
             [frame] = decoder.decode(av.Packet(data))
         except (av.FFmpegError, ValueError):

@@ -53,7 +53,7 @@ def _chosen(
     container: InputContainer, stream: VideoStream, start: float, spec: PreviewSpec
 ) -> Iterator[tuple[float, VideoFrame]]:
     """Frames with their seconds, as far apart as the spec has them, or as the film."""
-    sought(container, start - (container.start_time or 0) / 1_000_000)
+    sought(container, stream, start - (container.start_time or 0) / 1_000_000)
     due = start - 0.001  # seconds are rounded
     for frame in islice(following(container, stream), _MOST_DECODED):
         if frame.pts is None or frame.time < due:
@@ -67,7 +67,8 @@ def _chosen(
 def _pictures(
     chosen: Iterator[tuple[float, VideoFrame]], size: tuple[int, int], still: Still
 ) -> Iterator[tuple[float, Image.Image]]:
-    shown = frames.Shown(size, "rgb24", still.frame.time_base or Fraction(1), interlaced=still.frame.interlaced_frame)
+    time_base, interlaced = still.frame.time_base or Fraction(1), still.frame.interlaced_frame
+    shown = frames.Shown(size, "rgb24", time_base, turned=still.turned, interlaced=interlaced)
     seconds: list[float] = []
     for at, frame in chosen:
         seconds.append(at)

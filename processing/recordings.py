@@ -7,14 +7,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 
 from av.audio.stream import AudioStream
 from av.container import InputContainer
-from av.packet import Packet
 from av.stream import Disposition
 
 from processing import containers, images, kinds, tags
+from processing.containers import AnyPacket
 from processing.failures import FailureCode, ProcessingFailed
 from processing.identify import HEAD_BYTES, identify
 from processing.kinds import FileType, MediaKind
@@ -80,7 +80,7 @@ def produce(file: BinaryIO, type: FileType, into: Path, limits: Limits, tell: Te
     with containers.opened(file, type, limits) as container:
         sound = _sound(container)
         found = _walked(container, sound)
-        written = {**sound.metadata, **container.metadata}
+        written = {key.lower(): value for key, value in {**sound.metadata, **container.metadata}.items()}
         latitude, longitude = _place(written) or (None, None)
         duration = _duration(container, sound, found)
         facts = Facts(
@@ -122,7 +122,7 @@ def _walked(container: InputContainer, sound: AudioStream) -> _Found:
     return found
 
 
-def _pass(sound: AudioStream, packet: "Packet[Any]", found: _Found) -> None:
+def _pass(sound: AudioStream, packet: AnyPacket, found: _Found) -> None:
     if found.packets < _TRIED_PACKETS and found.decoded_samples < _HEARD_SECONDS * sound.codec_context.sample_rate:
         found.decoded_samples += _samples(sound, packet)
     found.packets += 1
@@ -130,7 +130,7 @@ def _pass(sound: AudioStream, packet: "Packet[Any]", found: _Found) -> None:
     found.ticks += max(0, packet.duration or 0)
 
 
-def _samples(sound: AudioStream, packet: "Packet[Any] | None") -> int:
+def _samples(sound: AudioStream, packet: AnyPacket | None) -> int:
     return sum(frame.samples for frame in containers.decoded(sound, packet) or ())
 
 
@@ -140,7 +140,9 @@ def _duration(container: InputContainer, sound: AudioStream, found: _Found) -> f
     if found.packets == _COUNTED_PACKETS or not found.ticks or sound.time_base is None:
         return declared
     counted = round(float(found.ticks * sound.time_base), 3)
-    return declared if declared is not None and abs(declared - counted) <= _PADDING_SECONDS else counted
+    if declared is not None and abs(declared - counted) <= _PADDING_SECONDS:
+        return declared
+    return counted if counted <= containers.LONGEST_SECONDS else None
 
 
 def _technical(sound: AudioStream, found: _Found, duration: float | None) -> dict[str, JSON]:
@@ -170,7 +172,7 @@ def _taken_at(written: Mapping[str, str]) -> datetime | None:
 
 
 def _place(written: Mapping[str, str]) -> tuple[float, float] | None:
-    return tags.place(written.get("com.apple.quicktime.location.ISO6709") or written.get("location") or "")
+    return tags.place(written.get("com.apple.quicktime.location.iso6709") or written.get("location") or "")
 
 
 def _cover(container: InputContainer, found: _Found) -> bytes | None:

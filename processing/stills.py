@@ -19,8 +19,10 @@ from processing.limits import Limits
 
 # Where to look, as parts of the film: not at its very beginning, which is often black, unless all others are too.
 _PLACES: Final = (0.1, 0.25, 0.5, 0.75, 0.0)
-_FRAMES_FROM_START: Final = 250  # then one after another: the longest that x264 goes from key frame to key frame
+# Then one after another, where there is nothing to be seen: four seconds of 1080p, which take one.
+_PIXELS_FROM_START: Final = 250_000_000
 _EVERY: Final = 10
+_DULL: Final = 0.5
 
 # Lightness, 0 to 255, of a frame that shows something.
 _DARK: Final = 20.0
@@ -36,6 +38,7 @@ class Still:
     seconds at which it stands, by the film's own clock."""
 
     frame: VideoFrame
+    turned: frames.Turn
     picture: Image.Image
     size: tuple[int, int]
     at: float
@@ -43,28 +46,47 @@ class Still:
 
 def find(container: InputContainer, stream: VideoStream, within: tuple[int, int], limits: Limits) -> Still:
     """Raises ProcessingFailed CORRUPT where no frame can be decoded, TOO_MANY_PIXELS."""
+    best = _most_interesting(_key_frames(container, stream), limits)
+    if best is None or best[0] < _DULL:
+        another = _most_interesting(_from_start(container, stream), limits)
+        best = max((each for each in (best, another) if each), key=lambda found: found[0], default=None)
+    if best is None:
+        raise ProcessingFailed(FailureCode.CORRUPT, "No picture of this film can be read.")
+    return _still(best[1], stream, within, limits)
+
+
+def _most_interesting(candidates: Iterator[VideoFrame], limits: Limits) -> tuple[float, VideoFrame] | None:
+    """The first that shows something, or else the one that comes nearest to it, and how near."""
     best: tuple[float, VideoFrame] | None = None
-    for frame in _candidates(container, stream):
+    for frame in candidates:
         check_pixels(frame.width, frame.height, limits)
         interest = _interest(frame)
         if best is None or interest > best[0]:
             best = interest, frame
         if interest >= 1:
             break
-    if best is None:
-        raise ProcessingFailed(FailureCode.CORRUPT, "No picture of this film can be read.")
-    return _still(best[1], stream, within, limits)
+    return best
 
 
-def _candidates(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    seconds = declared_seconds(container, stream)
-    stream.codec_context.skip_frame = "NONKEY"
-    for place in _PLACES if seconds else ():
-        if sought(container, place * (seconds or 0)):
-            yield from islice(following(container, stream), 1)
-    stream.codec_context.skip_frame = "DEFAULT"
-    sought(container, 0.0)
-    yield from islice(following(container, stream), 0, _FRAMES_FROM_START, _EVERY)
+def _key_frames(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    seen: set[int | None] = set()
+    seconds = declared_seconds(container, stream) or 0.0
+    for place in _PLACES:
+        sought(container, stream, place * seconds)
+        for packet in islice(packets(container, stream), _PACKETS_WITHOUT_FRAME):
+            if not packet.is_keyframe:
+                continue
+            # At once, without waiting for those after it, which may have to be shown before.
+            found = None if packet.pts in seen else decoded(stream, packet) or decoded(stream, None)
+            seen.add(packet.pts)
+            yield from (found or ())[:1]
+            break
+
+
+def _from_start(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    sought(container, stream, 0.0)
+    most = _PIXELS_FROM_START // max(1, stream.width * stream.height)
+    yield from islice(following(container, stream), 0, max(1, most), _EVERY)
 
 
 def following(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
@@ -79,13 +101,12 @@ def following(container: InputContainer, stream: VideoStream) -> Iterator[VideoF
     yield from decoded(stream, None) or ()
 
 
-def sought(container: InputContainer, seconds: float) -> bool:
-    """Whether the key frame before that could be found."""
+def sought(container: InputContainer, stream: VideoStream, seconds: float) -> None:
+    """To the key frame before, or the first after; `seconds` from the start. It stays where it is if it can't."""
     try:
         container.seek(int(seconds * av.time_base) + (container.start_time or 0))
     except av.FFmpegError:
-        return False
-    return True
+        stream.codec_context.flush_buffers()
 
 
 def _interest(frame: VideoFrame) -> float:
@@ -95,14 +116,16 @@ def _interest(frame: VideoFrame) -> float:
 
 
 def _still(frame: VideoFrame, stream: VideoStream, within: tuple[int, int], limits: Limits) -> Still:
-    size = frames.displayed(frame, stream)
+    turned = frames.turn(frame)
+    size = frames.displayed(frame, stream, turned)
     check_pixels(*size, limits)
     scale = min(1.0, within[0] / size[0], within[1] / size[1])
-    picture = _picture(frame, (max(1, round(size[0] * scale)), max(1, round(size[1] * scale))))
-    return Still(frame, picture, size, frame.time or 0.0)
+    picture = _picture(frame, (max(1, round(size[0] * scale)), max(1, round(size[1] * scale))), turned)
+    return Still(frame, turned, picture, size, frame.time or 0.0)
 
 
-def _picture(frame: VideoFrame, size: tuple[int, int]) -> Image.Image:
-    shown = frames.Shown(size, "rgb24", frame.time_base or Fraction(1), interlaced=frame.interlaced_frame)
+def _picture(frame: VideoFrame, size: tuple[int, int], turned: frames.Turn = frames.AS_STORED) -> Image.Image:
+    time_base = frame.time_base or Fraction(1)
+    shown = frames.Shown(size, "rgb24", time_base, turned=turned, interlaced=frame.interlaced_frame)
     (picture,) = [*shown.frames(frame), *shown.rest()]
     return picture.to_image()  # type: ignore[no-any-return,no-untyped-call]  # PyAV leaves it so

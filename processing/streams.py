@@ -2,19 +2,17 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol
+from typing import Final, Protocol
 
-import av
 from av.audio.stream import AudioStream
-from av.container import Flags, InputContainer, OutputContainer
+from av.container import InputContainer, OutputContainer
 from av.stream import Stream
 from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
-from processing import frames, soundtracks
+from processing import frames, mp4, soundtracks
 from processing.containers import AnyPacket, decoded, packets
 from processing.failures import FailureCode, ProcessingFailed
 from processing.limits import Limits
@@ -34,7 +32,7 @@ _PROGRESSIVE: Final = frozenset({0, 1})  # AVFieldOrder: unknown, progressive
 # AVI knows no time of presentation, without which frames that refer to later ones can't be told in order.
 _COPIED_CONTAINERS: Final = ("mov", "matroska")
 
-_BUFFER_BYTES: Final = 256 * 1024
+_MOST_REORDERED: Final = 16  # frames, of H.264
 
 Advance = Callable[[float], None]
 
@@ -60,7 +58,7 @@ def make(  # noqa: PLR0917
     """
     zero = _zero(video, audio)
     seconds = 0.0
-    with _output(path, limits) as output:
+    with mp4.written(path, limits) as output:
         picture = _Copied(output, video, zero) if can_be_copied(container, video, still, spec) else None
         shown = picture or _Encoded(output, video, still, spec, zero)
         tracks: dict[int, _Track] = {video.index: shown}
@@ -81,7 +79,7 @@ def make(  # noqa: PLR0917
 
 
 def can_be_copied(container: InputContainer, stream: VideoStream, still: Still, spec: StreamSpec) -> bool:
-    """Whether every player shows these pictures as they are."""
+    """Whether every player shows these pictures as they are, and they show nothing else."""
     context = stream.codec_context
     width, height = sorted((stream.width, stream.height), reverse=True)
     return (
@@ -93,7 +91,8 @@ def can_be_copied(container: InputContainer, stream: VideoStream, still: Still, 
         and context.field_order in _PROGRESSIVE
         and not still.frame.interlaced_frame
         and not frames.is_high_dynamic_range(still.frame)
-        and not frames.is_mirrored(still.frame)
+        and not frames.is_mirrored(still.turned)
+        and not frames.names_camera(still.frame)
         and frames.pixel_aspect(stream) == 1
         and width <= spec.width
         and height <= spec.height
@@ -116,18 +115,31 @@ class _Copied:
         assert source.time_base is not None
         self._target = output.add_stream_from_template(source, opaque=True)
         self._zero = round(zero / source.time_base)
+        self._waiting: list[AnyPacket] = []
         self._last: int | None = None
 
     def packets(self, packet: AnyPacket | None) -> Iterator[AnyPacket]:
-        if packet is None or packet.pts is None:
+        if packet is not None and packet.pts is None:
             return
-        dts = packet.pts if packet.dts is None else packet.dts
-        if self._last is not None and dts <= self._last:
-            return  # damaged; a player would stop here
-        self._last = dts
-        packet.pts, packet.dts = packet.pts - self._zero, dts - self._zero
-        packet.stream = self._target
-        yield packet
+        if packet is not None:
+            self._waiting.append(packet)
+        # Matroska doesn't say when frames are to be decoded: FFmpeg has found out when as many have come as are put in
+        # another order. Those before are to be decoded one after another before that.
+        if packet is None or packet.dts is not None or len(self._waiting) > _MOST_REORDERED:
+            yield from self._in_time(packet)
+
+    def _in_time(self, latest: AnyPacket | None) -> Iterator[AnyPacket]:
+        waiting, self._waiting = self._waiting, []
+        for before, packet in zip(range(len(waiting) - 1, -1, -1), waiting, strict=True):
+            assert packet.pts is not None
+            known = packet.pts if latest is None or latest.dts is None else latest.dts
+            dts = min(packet.pts, known - before * max(1, packet.duration or 1))
+            if self._last is not None and dts <= self._last:
+                continue  # damaged; a player would stop here
+            self._last = dts
+            packet.pts, packet.dts = packet.pts - self._zero, dts - self._zero
+            packet.stream = self._target
+            yield packet
 
     def check(self) -> None:
         if self._last is None:
@@ -146,7 +158,7 @@ class _Encoded:
         self._source = source
         self._zero = zero
         self._target = _h264(output, size, _rate(source), spec)
-        self._shown = frames.Shown(size, "yuv420p", source.time_base, interlaced=interlaced)
+        self._shown = frames.Shown(size, "yuv420p", source.time_base, turned=still.turned, interlaced=interlaced)
         self._nearest = round(_NEAREST_FRAMES / source.time_base)
         self._last: int | None = None
         self._read = self._damaged = 0
@@ -219,51 +231,3 @@ def _zero(*streams: Stream | None) -> Fraction:
 
 def _nothing_left() -> ProcessingFailed:
     return ProcessingFailed(FailureCode.CORRUPT, "This film is too damaged to be played.")
-
-
-def _too_long() -> ProcessingFailed:
-    return ProcessingFailed(FailureCode.UNSUPPORTED, "This film is too long to be made playable.")
-
-
-@contextmanager
-def _output(path: Path, limits: Limits) -> Iterator[OutputContainer]:
-    with path.open("wb") as opened:
-        file = _Bounded(opened, limits.output_bytes)
-        try:
-            with av.open(
-                file,
-                "w",
-                format="mp4",
-                # The index comes first: all is moved once it is known, for which FFmpeg opens the file a second time.
-                container_options={"movflags": "faststart"},
-                buffer_size=_BUFFER_BYTES,
-                io_open=lambda *_: path.open("rb"),
-            ) as output:
-                output.flags |= Flags.bitexact.value  # type: ignore[operator]  # nor does it say what wrote it
-                yield output
-        except Exception as error:
-            # FFmpeg still tries to end the file, and reports that it can't rather than why.
-            raise file.failure or error from error
-
-
-class _Bounded:
-    """A file that is written up to a number of bytes, and remembers what went wrong."""
-
-    def __init__(self, file: BinaryIO, most: int) -> None:
-        self._file = file
-        self._most = most
-        self.failure: Exception | None = None
-        self.name = file.name
-        self.seek = file.seek
-        self.tell = file.tell
-
-    def write(self, data: bytes) -> int:
-        if self.failure:
-            return len(data)
-        try:
-            if self._file.tell() + len(data) > self._most:
-                raise _too_long()
-            return self._file.write(data)
-        except Exception as error:
-            self.failure = error
-            raise

@@ -14,7 +14,7 @@ from tests.server import running
 
 RUNS = 3
 PICTURES = 10
-TARGET_SECONDS = 5.0
+TARGET_SECONDS = 3.0
 
 
 async def measure(folder: Path) -> list[Figure]:

@@ -172,7 +172,7 @@ async def _compared(sources: Sequence[Path], heirloom: Heirloom, sharp: Sharp) -
             _times(f"  sharp, effort {effort}", tally.seconds, len(sources)),
             Figure("    of its time Heirloom takes", _ratios(ours.seconds, tally.seconds), "×", time),
             Figure("    of its bytes Heirloom's have", [ours.bytes / tally.bytes], "×"),
-            Figure("    above Heirloom's SSIM, at most", [lacking], "", below),
+            Figure("    above Heirloom's SSIM, at most", [round(lacking, 4)], "", below),
         ]
     return [
         *figures,

@@ -111,6 +111,9 @@ def _huge() -> Iterator[Broken]:
         sides[type_] = patched(data, data.index(b"ispe") + 8, big)
     for type_, data in sides.items():
         yield Broken(f"huge {type_.extension}", data, type_, (TOO_MANY_PIXELS,))
+    for offset in (2**61, 2**63):  # of the first directory, in a BigTIFF
+        away = b"II+\0\x08\0\0\0" + struct.pack("<Q", offset) + bytes(100)
+        yield Broken(f"tiff of which all is at {offset:,}", away, kinds.TIFF, (CORRUPT,))
     yield Broken("no pixels", png(0, 0), kinds.PNG, (CORRUPT,))
 
 

@@ -10,7 +10,9 @@ from typing import Any, Final
 
 import av
 from av.audio.stream import AudioStream
+from av.bitstream import BitStreamFilterContext
 from av.container import OutputContainer
+from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image
@@ -50,6 +52,7 @@ class Film:
     # Of the encoder.
     options: dict[str, str] = field(default_factory=dict)
     context: dict[str, Any] = field(default_factory=dict)
+    cover: Image.Image | None = None  # as a track of its own, which comes first
 
     def encoded(self) -> bytes:
         file = io.BytesIO()
@@ -57,7 +60,14 @@ class Film:
         options = {"movflags": "use_metadata_tags"} if self.type in (kinds.MP4, kinds.MOV) else {}
         with av.open(file, "w", format=FORMATS[self.type], container_options=options) as output:
             output.metadata.update(self.metadata)
+            cover = output.add_stream("mjpeg", rate=1) if self.cover else None
             video = self._video(output)
+            if self.cover and cover:
+                cover.width, cover.height = self.cover.size
+                cover.pix_fmt = "yuvj420p"
+                cover.disposition = Disposition.attached_pic
+                picture = VideoFrame.from_image(self.cover)  # type: ignore[no-untyped-call]
+                output.mux([*cover.encode(picture), *cover.encode(None)])
             audio = _audio(output, self.sound) if self.sound else None
             for frame in self._frames():
                 output.mux(video.encode(frame))
@@ -93,6 +103,21 @@ class Film:
             frame.pts = index if self.moments is None else self.moments[index]
             frame.time_base = Fraction(1, self.rate) if self.moments is None else _MILLISECOND
             yield frame
+
+
+def with_gps_in_its_pictures(film: bytes) -> bytes:
+    """Of H.264 in an MP4, as AVCHD's cameras have it: user data within the first picture."""
+    file = io.BytesIO()
+    with av.open(io.BytesIO(film), "r") as source, av.open(file, "w", format="mp4") as output:
+        stream = source.streams.video[0]
+        target = output.add_stream_from_template(stream)
+        data = "h264_metadata=sei_user_data=17ee8c60-f84d-11d9-8cd6-0800200c9a66+MDPMgps48.2082"
+        filtered = BitStreamFilterContext(data, stream)
+        for packet in source.demux(stream):
+            for each in filtered.filter(packet if packet.size else None):
+                each.stream = target
+                output.mux(each)
+    return file.getvalue()
 
 
 _NEARLY_LOSSLESS: Final = {

@@ -1,10 +1,12 @@
 """Valid files of every type, changed at random."""
 
 import random
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from processing import kinds
 from processing.kinds import FileType
 from tests.processing.samples import TYPES, sample
 
@@ -31,6 +33,8 @@ def mutation(number: int) -> Mutation:
     data = bytearray(sample(type_))
     for _ in range(dice.randint(1, _MOST_CHANGES)):
         dice.choice(_CHANGES)(data, dice)
+    if type_ == kinds.PNG and dice.random() < 0.5:
+        _make_checksums_right(data)
     return Mutation(number, type_, bytes(data))
 
 
@@ -65,6 +69,14 @@ def _splice(data: bytearray, dice: random.Random) -> None:
     other = sample(dice.choice(TYPES))
     start, at, length = dice.randrange(len(other)), _place(data, dice), dice.randint(1, _LONGEST_SLICE)
     data[at : at + length] = other[start : start + length]
+
+
+def _make_checksums_right(png: bytearray) -> None:
+    """Else hardly any change would get past them."""
+    at = 8
+    while (end := at + 8 + int.from_bytes(png[at : at + 4])) + 4 <= len(png):
+        png[end : end + 4] = zlib.crc32(png[at + 4 : end]).to_bytes(4)
+        at = end + 4
 
 
 def _place(data: bytearray, dice: random.Random) -> int:

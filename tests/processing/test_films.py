@@ -17,7 +17,7 @@ from processing.kinds import FileType
 from processing.limits import Limits
 from processing.pipeline import produce
 from processing.variants import Facts, Progress, Rendered, VariantName
-from tests.processing.filmfiles import SIZE, Film, Sound, blocks
+from tests.processing.filmfiles import SIZE, Film, Sound, blocks, with_gps_in_its_pictures
 from tests.processing.pictures import BLUE, CORNERS, GREEN, RED, WHITE, close, corners, label, quadrants
 
 LIMITS = Limits()
@@ -94,8 +94,8 @@ def encoded(path: Path, kind: str) -> list[bytes]:
 def seconds(path: Path, kind: Literal["video", "audio"]) -> list[float]:
     """When each frame is shown."""
     with av.open(path) as container:
-        stream = container.streams.best(kind)
-        return [frame.time or 0.0 for packet in container.demux(stream) for frame in packet.decode()]
+        shown = container.decode(container.streams.best(kind))
+        return [frame.time or 0.0 for frame in shown if isinstance(frame, av.VideoFrame | av.AudioFrame)]
 
 
 def boxes(data: bytes) -> list[bytes]:
@@ -264,6 +264,14 @@ def test_what_plays_already_is_copied(made: Produce, tmp_path: Path) -> None:
     assert seconds(film.stream, "video") == seconds(source, "video")
 
 
+@pytest.mark.parametrize("type_", [kinds.MP4, kinds.MKV], ids=label)
+def test_frames_in_another_order_are_copied_too(made: Produce, tmp_path: Path, type_: FileType) -> None:
+    pictures = [Image.new("RGB", SIZE, (8 * index, 255 - 8 * index, 128)) for index in range(30)]
+    film = made(Film(type=type_, pictures=pictures, options={"preset": "medium", "bf": "3"}))
+    assert encoded(film.stream, "video") == encoded(tmp_path / "source", "video")
+    assert [round(10 * each) for each in seconds(film.stream, "video")] == list(range(30))
+
+
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
 def test_the_index_comes_first_and_nothing_is_told_of_the_maker(made: Produce, codec: str) -> None:
     secrets = {"title": "Grandma", "location": "+48.2082+016.3738/", "com.apple.quicktime.make": "Rollei"}
@@ -276,6 +284,13 @@ def test_the_index_comes_first_and_nothing_is_told_of_the_maker(made: Produce, c
     assert not any(secret.encode() in film.stream.read_bytes() for secret in ("Grandma", "48.2082", "Rollei", "Lavf"))
     for name in (VariantName.POSTER, VariantName.THUMBNAIL, VariantName.PREVIEW):
         assert not {"exif", "xmp", "icc_profile"} & set(film.picture(name).info)
+
+
+def test_pictures_that_say_where_they_were_taken_are_not_copied(made: Produce, tmp_path: Path) -> None:
+    film = made(with_gps_in_its_pictures(Film(sound=None).encoded()))
+    assert b"MDPMgps48.2082" in (tmp_path / "source").read_bytes()
+    assert b"MDPM" not in film.stream.read_bytes()
+    assert close(corners(film.frame()), CORNERS)
 
 
 def test_pictures_and_sound_are_copied_each_apart(made: Produce, tmp_path: Path) -> None:
@@ -459,6 +474,13 @@ def test_a_film_without_pictures(made: Produce) -> None:
             output.mux(stream.encode(block))
         output.mux(stream.encode(None))
     assert failure(made, file.getvalue()) is FailureCode.UNSUPPORTED
+
+
+def test_a_cover_is_no_film(made: Produce) -> None:
+    film = Film(codec="mpeg4", sound=None, cover=quadrants(*SIZE, (WHITE, BLUE, GREEN, RED)))
+    result = made(film)
+    assert close(corners(result.picture(VariantName.POSTER)), CORNERS)
+    assert tracks(result.stream) == [("video", "h264")]
 
 
 def test_too_many_pixels(made: Produce) -> None:

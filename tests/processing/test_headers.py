@@ -2,6 +2,7 @@ import io
 import random
 import struct
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -101,6 +102,13 @@ def test_a_raw_file_has_none(type_: FileType) -> None:
 def test_what_is_no_picture_has_none() -> None:
     assert dimensions(io.BytesIO(encoded(quadrants(8, 8), kinds.PNG)), kinds.PDF) is None
     assert dimensions(io.BytesIO(b""), kinds.PNG) is None
+
+
+def test_offset_beyond_any_file_system(tmp_path: Path) -> None:
+    """In memory one may seek anywhere; on a disk that is an error."""
+    (tmp_path / "picture").write_bytes(b"II+\0\x08\0\0\0" + struct.pack("<Q", 2**61) + bytes(100))
+    with (tmp_path / "picture").open("rb") as file:
+        assert dimensions(file, kinds.TIFF) is None
 
 
 def test_no_sides_of_zero() -> None:

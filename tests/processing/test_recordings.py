@@ -123,6 +123,7 @@ def test_bit_rate(produce: Produce) -> None:
     [
         ({"creation_time": "2024-05-01T12:30:00Z"}, datetime(2024, 5, 1, 12, 30, tzinfo=UTC)),
         ({"date": "2024-05-01T12:30:00+02:00"}, datetime(2024, 5, 1, 10, 30, tzinfo=UTC)),
+        ({"DATE": "2024-05-01T12:30:00Z"}, datetime(2024, 5, 1, 12, 30, tzinfo=UTC)),
         ({"date": "2024-05-01 12:30:00"}, datetime(2024, 5, 1, 12, 30, tzinfo=UTC)),
         ({"date": "2024"}, None),
         ({"date": "2024-05-01"}, None),
@@ -211,6 +212,14 @@ def test_mp3_of_variable_bit_rate_without_a_table(produce: Produce) -> None:
 @pytest.mark.parametrize("total", [0, 0xFFFFFFFF])
 def test_flac_that_does_not_know_its_length(produce: Produce, total: int) -> None:
     assert produce(without_total(tone(kinds.FLAC, 2), total), kinds.FLAC).facts.duration == 2.0
+
+
+def test_no_recording_lasts_a_lifetime(produce: Produce) -> None:
+    memo = tone(kinds.M4A, 0.2).replace(b"edts", b"free")  # which says where in all that the sound begins
+    at = memo.index(b"stts") + 16  # behind version, number of entries and the first one's count: how long each is
+    lying = memo[:at] + struct.pack(">I", 0x7FFFFFFF) + memo[at + 4 :]
+    scaled = lying.index(b"mdhd") + 16  # of the track: ticks a second
+    assert produce(lying[:scaled] + struct.pack(">I", 1) + lying[scaled + 4 :], kinds.M4A).facts.duration is None
 
 
 # FLAC spends bytes where there is something to say.

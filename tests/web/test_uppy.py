@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlencode
 from uuid import uuid4
 
@@ -20,6 +18,7 @@ import pytest
 from tests.browser import CHROMIUM, Page, open_browser, until
 from tests.client import Account, admitted
 from tests.contracts.servers import aws_variables
+from tests.node import installed, toolchain
 from tests.pictures import photograph
 from tests.postgres import create_database, drop_database
 from tests.server import Server, running
@@ -43,18 +42,10 @@ SENT = "performance.getEntriesByType('resource').filter(each => each.initiatorTy
 
 def bundle(folder: Path) -> None:
     """Uppy and the page, by the Vite that builds the pages of the product."""
-    specification = importlib.util.spec_from_file_location("toolchain", PROJECT / "web" / "toolchain.py")
-    assert specification is not None
-    assert specification.loader is not None
-    toolchain: Any = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(toolchain)
-    node = toolchain.find_node()
-    environment = toolchain.environment_for(node, folder)
-    for packages in (PROJECT / "web", UPPY):
-        with toolchain.only_one_at_a_time(packages):
-            toolchain.install(packages, node, environment)
-    vite = [node.executable, str(PROJECT / "web" / "node_modules" / "vite" / "bin" / "vite.js"), "build"]
-    toolchain.run([*vite, "--logLevel=warn", f"--outDir={folder}", "--emptyOutDir"], UPPY, environment)
+    installed(PROJECT / "web", folder)
+    node, environment = installed(UPPY, folder)
+    vite = [node, str(PROJECT / "web" / "node_modules" / "vite" / "bin" / "vite.js"), "build"]
+    toolchain().run([*vite, "--logLevel=warn", f"--outDir={folder}", "--emptyOutDir"], UPPY, environment)
 
 
 class Quiet(SimpleHTTPRequestHandler):
