@@ -90,6 +90,8 @@ PICTURE_VARIANTS: Final = (_THUMBNAIL, _SMALL, _MEDIUM, VariantSpec(VariantName.
 # Of a film: of one still, which as a POSTER is as large as a LARGE would be, and of what moves.
 STILL_VARIANTS: Final = (_THUMBNAIL, _SMALL, _MEDIUM, VariantSpec(VariantName.POSTER, 1600, 1600))
 PREVIEW: Final = PreviewSpec(VariantName.PREVIEW, 480, 480, seconds=4, frames_per_second=8, quality=60, effort=1)
+# Measured on 1080p HEVC of 30 frames a second: "veryfast" takes 0.92 s of one core for a second of film, decoding
+# included; "superfast" 0.75 for twice the bytes, "faster" 1.6 for no fewer.
 STREAM: Final = StreamSpec(VariantName.STREAM, 1920, 1080, quality=23, preset="veryfast", audio_bits_per_second=160_000)
 
 SPECS: Final[dict[MediaKind, tuple[Spec, ...]]] = {
