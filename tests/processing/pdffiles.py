@@ -8,7 +8,7 @@ from typing import Final
 from tests.processing.pictures import CORNERS, Colour
 
 # ISO 32000-1, algorithm 2: what passwords are filled up with.
-_PADDING: Final = bytes.fromhex("28BF4E5E4E758A4164004E56FFFA01082E2E00B6D0683E802F0CA9FE6453697A")
+_PADDING: Final = bytes.fromhex("28BF4E5E4E758A41 64004E56FFFA0108 2E2E00B6D0683E80 2F0CA9FE6453697A")
 _FILE_ID: Final = bytes(16)
 _PERMISSIONS: Final = -4  # everything is allowed
 
