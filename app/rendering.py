@@ -36,10 +36,12 @@ async def render(
     try:
         async with asyncio.TaskGroup() as tasks:
             reporting = tasks.create_task(run.report())
-            facts = await sandboxes[file_type.kind].produce(
-                original, file_type, original.parent, lambda told: run.take(told, tasks)
-            )
-            await run.end(reporting)
+            try:
+                facts = await sandboxes[file_type.kind].produce(
+                    original, file_type, original.parent, lambda told: run.take(told, tasks)
+                )
+            finally:
+                await run.end(reporting)
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from errors  # the first; the others came of its cancelling them
     return facts, run.stored
@@ -50,7 +52,7 @@ class _Run:
         self._storage = storage
         self._media = media
         self._publish = publish
-        self._fraction = 0.0
+        self._fraction = self._published = -1.0
         self._news = asyncio.Event()
         self._over = asyncio.Event()
         self.stored: list[Variant] = []
@@ -65,14 +67,14 @@ class _Run:
     async def report(self) -> None:
         while not self._over.is_set():
             await self._news.wait()
-            if self._over.is_set():
-                return
             self._news.clear()
-            await self._publish(self._fraction, tuple(self.stored))
+            if self._fraction > self._published:
+                self._published = self._fraction
+                await self._publish(self._fraction, tuple(self.stored))
             await _wait(self._over, PUBLISH_EVERY)
 
     async def end(self, reporting: asyncio.Task[None]) -> None:
-        """Not by cancelling, which would undo a report that is just being written."""
+        """Not by cancelling, which would undo a report that is just being written; what was told is reported."""
         self._over.set()
         self._news.set()
         await reporting

@@ -42,6 +42,7 @@ def produce(file: BinaryIO, type: FileType, into: Path, limits: Limits, tell: Te
 @contextmanager
 def _opened(file: BinaryIO) -> Iterator[pypdfium2.PdfDocument]:
     # From the file rather than from bytes or a path: PDFium reads what it needs, of a file that we have open already.
+    _forget_the_last_failure()
     try:
         document = pypdfium2.PdfDocument(file)
     except pypdfium2.PdfiumError as error:
@@ -53,6 +54,11 @@ def _opened(file: BinaryIO) -> Iterator[pypdfium2.PdfDocument]:
         yield document
     finally:
         document.close()
+
+
+def _forget_the_last_failure() -> None:
+    """PDFium doesn't say of every broken file what is wrong: it would be what was wrong with the one before."""
+    raw.FPDF_LoadMemDocument(b"?", 1, None)
 
 
 def _page_count(document: pypdfium2.PdfDocument, limits: Limits) -> int:

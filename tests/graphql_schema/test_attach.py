@@ -144,7 +144,9 @@ async def test_an_avatar_replaces_the_old_one(unattended: Server, ida: Account) 
     assert (await ida.ask(PROFILE, id=profile))["avatar"] == {"id": new}
     assert await ida.ask(GET, id=old) is None
     assert await events_of(unattended, old) == ["UPLOADED", "PURGED"]
-    assert await erasures(unattended, was["storage_key"]) == [({"keys": [was["storage_key"]], "uploads": []}, False)]
+    assert await erasures(unattended, was["storage_key"]) == [
+        ({"keys": [was["storage_key"]], "uploads": [], "variants": []}, False)
+    ]
     changed = replace(before, media=before.media - 1, events=before.events + 2, jobs=before.jobs + 1)
     assert await footprint(unattended) == changed
 

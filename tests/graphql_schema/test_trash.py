@@ -273,7 +273,7 @@ async def test_only_what_is_in_the_trash_is_purged(unattended: Server, ida: Acco
     assert after == replace(before, media=before.media - 1, events=before.events + 1, jobs=before.jobs + 1)
     assert await ida.ask(GET, id=mine["id"]) is None
     assert await events_of(unattended, mine["id"]) == ["UPLOADED", "TRASHED", "PURGED"]
-    assert await erasures(unattended, key) == [({"keys": [key], "uploads": []}, False)]
+    assert await erasures(unattended, key) == [({"keys": [key], "uploads": [], "variants": []}, False)]
     assert (await library_of(ida), await trashed(ida), await trashed(bob)) == ([kept["id"]], [], [hidden["id"]])
 
 
@@ -314,12 +314,15 @@ async def test_an_upload_that_is_open_goes_with_its_media(unattended: Server, id
     await purged(ida, media_id)
     if session["uploadId"]:
         uploads = [[key, session["uploadId"]]]
-        assert await erasures(unattended, key) == [({"keys": [key], "uploads": uploads}, False)]
+        assert await erasures(unattended, key) == [({"keys": [key], "uploads": uploads, "variants": []}, False)]
     else:
         staged = f"incoming/{session['id']}.jpg"
         # Once more when no URL is good any longer.
-        late = ({"keys": [staged], "uploads": []}, True)
-        assert await erasures(unattended, staged) == [({"keys": [key, staged], "uploads": []}, False), late]
+        late = ({"keys": [staged], "uploads": [], "variants": []}, True)
+        assert await erasures(unattended, staged) == [
+            ({"keys": [key, staged], "uploads": [], "variants": []}, False),
+            late,
+        ]
     assert await ida.ask(GET, id=media_id) is await ida.found(session["id"]) is None
     between = await footprint(unattended)
     error = {"code": "NOT_FOUND", "message": "There is no such upload session.", "path": ["input", "sessionId"]}

@@ -15,6 +15,7 @@ import pytest
 from tests.client import Account, Json
 from tests.footprint import Footprint, fetch, footprint
 from tests.pictures import photograph, tiny_heic, tiny_mp3, tiny_mp4, tiny_pdf
+from tests.processing.pdffiles import encrypted
 from tests.server import Server
 
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
@@ -28,11 +29,15 @@ FORMATS = {
     "TIFF": ("image/tiff", "tiff"),
     "BMP": ("image/bmp", "bmp"),
 }
-UNREADABLE = {
-    "mp4": (tiny_mp4, "VIDEO", "video/mp4"),
-    "pdf": (tiny_pdf, "DOCUMENT", "application/pdf"),
-    "mp3": (tiny_mp3, "AUDIO", "audio/mpeg"),
-    "heic": (tiny_heic, "IMAGE", "image/heic"),
+DAMAGED = {"code": "CORRUPT", "message": "The file is damaged or incomplete."}
+LOCKED = {"code": "UNSUPPORTED", "message": "The document is encrypted: it can't be read without its password."}
+# Content, kind, content type; and why it can't be read, or what is found.
+OTHERS = {
+    "mp4": (tiny_mp4, "VIDEO", "video/mp4", DAMAGED),
+    "heic": (tiny_heic, "IMAGE", "image/heic", DAMAGED),
+    "locked.pdf": (lambda: encrypted(b"secret"), "DOCUMENT", "application/pdf", LOCKED),
+    "pdf": (tiny_pdf, "DOCUMENT", "application/pdf", {"pageCount": 1, "duration": None}),
+    "mp3": (tiny_mp3, "AUDIO", "audio/mpeg", {"pageCount": None, "duration": 0.052}),
 }
 
 
@@ -282,14 +287,13 @@ async def test_each_format_becomes_ready(ada: Account) -> None:
         assert (await ada.http.get(media["url"])).content == content
 
 
-@pytest.mark.parametrize("extension", UNREADABLE)
-async def test_what_cannot_be_processed_yet_stays_downloadable(ada: Account, extension: str) -> None:
-    make, kind, content_type = UNREADABLE[extension]
+@pytest.mark.parametrize("name", [name for name, (*_, found) in OTHERS.items() if "code" in found])
+async def test_what_cannot_be_read_says_why_and_stays_downloadable(ada: Account, name: str) -> None:
+    make, kind, content_type, failure = OTHERS[name]
     content = make()
-    media = await ada.uploaded(content, f"file.{extension}")
-    assert told(media) == just_uploaded(ada, content, f"file.{extension}", content_type, kind=kind)
+    media = await ada.uploaded(content, f"file.{name}")
+    assert told(media) == just_uploaded(ada, content, f"file.{name}", content_type, kind=kind)
     failed = await ada.settled(media["id"])
-    failure = {"code": "UNSUPPORTED", "message": f"{extension.upper()} files can't be processed."}
     assert failed == {
         **media,
         "status": "FAILED",
@@ -299,6 +303,21 @@ async def test_what_cannot_be_processed_yet_stays_downloadable(ada: Account, ext
         "urlExpiresAt": failed["urlExpiresAt"],
     }
     await assert_downloadable(ada, failed, content)
+
+
+async def test_a_document_is_seen_by_its_first_page_and_a_recording_by_nothing(ada: Account) -> None:
+    for name, shown in (("pdf", ["THUMBNAIL", "SMALL", "MEDIUM", "LARGE"]), ("mp3", [])):
+        make, kind, content_type, found = OTHERS[name]
+        content = make()
+        media = await ada.uploaded(content, f"file.{name}")
+        assert told(media) == just_uploaded(ada, content, f"file.{name}", content_type, kind=kind)
+        ready = await ada.settled(media["id"])
+        assert (ready["status"], ready["failure"]) == ("READY", None)
+        facts = "query($id: ID!) { media(id: $id) { pageCount duration } }"
+        assert await ada.ask(facts, id=media["id"]) == found
+        assert [variant["name"] for variant in ready["variants"]] == shown
+        assert (ready["width"], ready["height"], ready["takenAt"]) == (None, None, None)
+        await assert_downloadable(ada, ready, content)
 
 
 async def test_a_truncated_picture_is_corrupt_and_stays_downloadable(ada: Account) -> None:

@@ -1,3 +1,4 @@
+import io
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -5,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from processing import kinds, pipeline
+from processing import documents, kinds, pipeline
 from processing.failures import FailureCode, ProcessingFailed
 from processing.limits import Limits
 from processing.variants import Facts, Progress, Rendered
@@ -220,6 +221,13 @@ def test_without_a_page(produce: Produce, tmp_path: Path, data: bytes) -> None:
         produce(data)
     assert failed.value.code == FailureCode.CORRUPT
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_locked_document_is_not_held_against_the_next(tmp_path: Path) -> None:
+    for data, code in ((encrypted(b"secret"), FailureCode.UNSUPPORTED), (NO_PAGE["no pages"], FailureCode.CORRUPT)):
+        with pytest.raises(ProcessingFailed) as failed:
+            documents.produce(io.BytesIO(data), kinds.PDF, tmp_path, Limits(), [].append)
+        assert failed.value.code == code
 
 
 def looping_form() -> bytes:
