@@ -27,7 +27,7 @@ from app.uploads import Place, slot_of, storage_answers
 from app.wiring import Services
 from processing.failures import FailureCode
 from processing.identify import HEAD_BYTES, identify
-from processing.kinds import FileType, claimed, may_be
+from processing.kinds import FileType, claimed, may_be, told_apart
 from storage.base import InvalidParts, ObjectNotFound, StoredPart, UploadNotFound
 
 
@@ -196,6 +196,7 @@ async def _verified(upload: Upload, key: str) -> FileType:
     if not may_be(upload.claim, found):
         other = f"These bytes are {found.content_type}, and {upload.claim.content_type} was promised."
         raise Refused(UnsupportedType(other, "session_id"), FailureCode.UNSUPPORTED)
+    found = told_apart(found, upload.claim)
     if found.kind not in upload.slot.kinds:
         unfit = f"The slot “{upload.slot.name}” does not take {found.content_type}."
         raise Refused(UnsupportedType(unfit, "session_id"), FailureCode.UNSUPPORTED)

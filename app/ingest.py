@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import logging
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,19 +20,22 @@ from typing import Any, BinaryIO, Final
 
 import asyncpg
 from piccolo.columns import Column
+from piccolo.columns.combination import WhereRaw
 from piccolo.custom_types import Combinable
 
 from app import faults, jobs, stages, trash, uploads
 from app.db import hydrate
 from app.piccolo_conf import DB
-from app.rendering import FILE_TYPE, Sandboxes, render
+from app.rendering import FILE_TYPE, Sandboxes, Superseded, render
+from app.slots import PRIORITY_NORMAL
 from app.stages import Failure, Stage
 from app.tables import EventKind, Media, MediaStatus, UploadSession, Variant
 from app.variants import put_in_place
 from app.wiring import Services
 from processing.failures import FailureCode, ProcessingFailed
 from processing.kinds import MediaKind
-from processing.variants import Facts, recipe
+from processing.sandbox import Sandbox
+from processing.variants import BEFORE_STREAM, FILM_WITHOUT_STREAM, Facts, recipe
 from storage.base import ObjectNotFound, StorageError, has_room
 
 logger = logging.getLogger(__name__)
@@ -56,29 +59,35 @@ class Mismatch(Exception):
     failure = Failure(FailureCode.CHECKSUM_MISMATCH, "The uploaded bytes have another SHA-256 than was promised.")
 
 
-class Superseded(Exception):
-    """Somebody else has the media by now, or it is gone."""
-
-
 async def process(services: Services, sandboxes: Sandboxes, media_id: uuid.UUID) -> bool:
-    """One attempt at one media; whether there was anything to do. Raises TryAgain."""
+    """One attempt at one media; whether there was anything to do. Of a film all but its STREAM. Raises TryAgain."""
     media = await _begin(media_id)
     if media is None:
         return False
-    await _attempt(services, sandboxes, media)
+    await _attempt(services, media, _produce(services, sandboxes.quick, media))
     return True
 
 
-async def _attempt(services: Services, sandboxes: Sandboxes, media: Media) -> None:
+async def stream(services: Services, sandboxes: Sandboxes, media_id: uuid.UUID) -> bool:
+    """One attempt at the STREAM of a film of which there is all else; otherwise as `process`."""
+    media = await _begin_stream(media_id)
+    if media is None:
+        return False
+    await _attempt(services, media, _stream(services, sandboxes.streams, media))
+    return True
+
+
+async def _attempt(services: Services, media: Media, work: Coroutine[Any, Any, None]) -> None:
     faults.reach("ingest.begun")
     attempts = services.settings.processing_attempts
     if media.processing_attempts > attempts:
+        work.close()
         await _fail(media, Failure(FailureCode.CRASHED, f"Processing was cut off {attempts} times."))
         return
     try:
-        await _work(services, sandboxes, media)
+        await work
     except Superseded:
-        await clear(services, media)
+        pass
     except Mismatch as error:
         await _remove(media, error.failure)
     except ProcessingFailed as error:
@@ -95,21 +104,41 @@ async def _attempt(services: Services, sandboxes: Sandboxes, media: Media) -> No
     except Exception as error:
         logger.exception("Attempt %d at media %s failed unexpectedly", media.processing_attempts, media.id)
         raise TryAgain(delay(media)) from error
+    finally:
+        await asyncio.shield(clear(services, media))
 
 
-async def _work(services: Services, sandboxes: Sandboxes, media: Media) -> None:
+async def _produce(services: Services, sandbox: Sandbox, media: Media) -> None:
     with scratch(services, media) as original:
         sha256 = await fetch(services, media, original)
         faults.reach("ingest.fetched")
         await _attest(media, sha256)
         await _reach(media, Stage.ANALYZING)
-
-        async def publish(fraction: float, variants: Sequence[Variant]) -> None:
-            await _publish(services, media, fraction, variants)
-
-        facts, variants = await render(services.storage, sandboxes, media, original, publish)
+        facts, variants = await _render(services, sandbox, media, original)
     faults.reach("ingest.stored")
-    await _finish(services, media, facts, variants)
+    if media.kind == MediaKind.VIDEO and facts.width is not None:  # and not of sound alone
+        await _hand_over(services, media, facts, variants)
+    else:
+        await _finish(services, media, columns(facts), variants, alone=True)
+
+
+async def _stream(services: Services, sandbox: Sandbox, media: Media) -> None:
+    with scratch(services, media) as original:
+        await fetch(services, media, original)
+        facts, variants = await _render(services, sandbox, media, original)
+    await _finish(services, media, {Media.duration: facts.duration}, variants, alone=False)
+
+
+async def _render(
+    services: Services, sandbox: Sandbox, media: Media, original: Path
+) -> tuple[Facts, Sequence[Variant]]:
+    async def publish(fraction: float, variants: Sequence[Variant]) -> None:
+        await _publish(services, media, fraction, variants)
+
+    async def wanted() -> bool:
+        return bool(await Media.exists().where(_current(media)))
+
+    return await render(services.storage, sandbox, media, original, publish=publish, wanted=wanted)
 
 
 @contextmanager
@@ -121,24 +150,35 @@ def scratch(services: Services, media: Media) -> Iterator[Path]:
 
 
 async def _begin(media_id: uuid.UUID) -> Media | None:
-    """Count the attempt. None when there is nothing to do: gone, or done already."""
+    """Count the attempt. None when there is nothing to do: gone, done already, or waiting for its STREAM alone."""
+    waits = Media.status.is_in([MediaStatus.UPLOADED.value, MediaStatus.PROCESSING.value])
+    whole = WhereRaw("media.recipe IS DISTINCT FROM {}", FILM_WITHOUT_STREAM)
+    return await _count(waits & (Media.id == media_id) & whole, Stage.FETCHING)
+
+
+async def _begin_stream(media_id: uuid.UUID) -> Media | None:
+    waits = (Media.status == MediaStatus.PROCESSING.value) & (Media.recipe == FILM_WITHOUT_STREAM)
+    return await _count(waits & (Media.id == media_id), Stage.RENDERING, rendered=BEFORE_STREAM)
+
+
+async def _count(which: Combinable, stage: Stage, rendered: float = 0.0) -> Media | None:
+    values: dict[Any, Any] = {
+        Media.status: MediaStatus.PROCESSING.value,
+        Media.processing_attempts: Media.processing_attempts + 1,
+        Media.updated_at: datetime.now(UTC),
+    }
     async with DB.transaction() as transaction:
-        rows = (
-            await Media.update(
-                {
-                    Media.status: MediaStatus.PROCESSING.value,
-                    Media.processing_attempts: Media.processing_attempts + 1,
-                    Media.updated_at: datetime.now(UTC),
-                }
-            )
-            .where(Media.id == media_id, Media.status.is_in([MediaStatus.UPLOADED.value, MediaStatus.PROCESSING.value]))
-            .returning(*Media.all_columns())
-        )
+        rows = await Media.update(values).where(which).returning(*Media.all_columns())
         if not rows:
             return None
         media = hydrate(Media, rows[0])
         await stages.report(
-            transaction, EventKind.PROCESSING, media, status=MediaStatus.PROCESSING, stage=Stage.FETCHING
+            transaction,
+            EventKind.PROCESSING,
+            media,
+            status=MediaStatus.PROCESSING,
+            stage=stage,
+            rendered=rendered,
         )
     return media
 
@@ -203,22 +243,47 @@ async def _publish(services: Services, media: Media, fraction: float, variants: 
         )
 
 
-async def _finish(services: Services, media: Media, facts: Facts, variants: Sequence[Variant]) -> None:
-    """Facts, variants and READY at once, if the attempt is still the current one."""
-    await _reach(media, Stage.STORING)
-    values = columns(media, facts) | {Media.status: MediaStatus.READY.value}
+async def _hand_over(services: Services, media: Media, facts: Facts, variants: Sequence[Variant]) -> None:
+    """What there is of a film is to be seen while it waits for its STREAM, which is another job's."""
+    values = columns(facts) | {
+        Media.recipe: FILM_WITHOUT_STREAM,
+        Media.processing_attempts: 0,
+        Media.updated_at: datetime.now(UTC),
+    }
     async with DB.transaction() as transaction:
-        current = await _settle(media, values)
-        if current:
-            await put_in_place(transaction, media, variants, alone=True, late=services.settings.url_lifetime)
+        if await _settle(media, values):
+            await put_in_place(transaction, media, variants, alone=False, late=services.settings.url_lifetime)
+            await stages.report(
+                transaction,
+                EventKind.PROCESSING,
+                media,
+                status=MediaStatus.PROCESSING,
+                stage=Stage.RENDERING,
+                rendered=BEFORE_STREAM,
+            )
+            await jobs.enqueue_stream(transaction, media, priority=PRIORITY_NORMAL)
+
+
+async def _finish(
+    services: Services, media: Media, found: Mapping[Any, Any], variants: Sequence[Variant], *, alone: bool
+) -> None:
+    """What was found, the variants and READY at once, if the attempt is still the current one."""
+    await _reach(media, Stage.STORING)
+    values = {
+        **found,
+        Media.status: MediaStatus.READY.value,
+        Media.recipe: recipe(MediaKind(media.kind)),
+        Media.updated_at: datetime.now(UTC),
+    }
+    async with DB.transaction() as transaction:
+        if await _settle(media, values):
+            await put_in_place(transaction, media, variants, alone=alone, late=services.settings.url_lifetime)
             await stages.report(transaction, EventKind.READY, media, status=MediaStatus.READY, stage=Stage.DONE)
             faults.reach("ingest.in_transaction")
     faults.reach("ingest.committed")
-    if not current:
-        await clear(services, media)
 
 
-def columns(media: Media, facts: Facts) -> dict[Column | str, Any]:
+def columns(facts: Facts) -> dict[Column | str, Any]:
     """What processing has found out, as it stands in the row."""
     looks = facts.looks
     return {
@@ -233,13 +298,11 @@ def columns(media: Media, facts: Facts) -> dict[Column | str, Any]:
         Media.latitude: facts.latitude,
         Media.longitude: facts.longitude,
         Media.exif: facts.tags,
-        Media.recipe: recipe(MediaKind(media.kind)),
-        Media.updated_at: datetime.now(UTC),
     }
 
 
 async def clear(services: Services, media: Media) -> None:
-    """Whoever purged the media while we worked had its bytes erased perhaps before ours came."""
+    """Whoever purged the media while we worked had its bytes erased, perhaps before ours came."""
     if not await Media.exists().where(Media.id == media.id):
         await trash.erase(services.storage, [media.storage_key])
 

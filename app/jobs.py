@@ -13,21 +13,25 @@ from pgqueuer.queries import Queries
 
 from app.db import HeirloomTransaction
 from app.tables import Media
-from processing.kinds import MediaKind
 
 INGEST: Final = "ingest"  # stored bytes -> facts and variants
-INGEST_FILM: Final = "ingest-film"  # the same, of what may take minutes
+STREAM: Final = "stream"  # a film's STREAM, which may take hours
 ERASE: Final = "erase"  # the bytes of a row that is gone
 
 PRIORITY_ERASE: Final = 0  # nobody waits for it
+MOST_LATER: Final = 4  # and yet before what has been waiting for less good a reason
+_WAITING: Final = "SELECT count(*) FROM media WHERE owner = $1 AND status IN ('UPLOADED', 'PROCESSING')"
 
 
 async def enqueue_ingest(transaction: HeirloomTransaction, media: Media, *, priority: int) -> None:
-    await _enqueue(transaction, ingest_of(MediaKind(media.kind)), {"media": str(media.id)}, priority)
+    """The more its owner has waiting, the later it comes: whoever brings a disk full lets others pass."""
+    waiting: int = await transaction.connection.fetchval(_WAITING, media.owner)
+    later = min(MOST_LATER, waiting.bit_length() // 2)  # by one from 2 on, by two from 8, by three from 32 …
+    await _enqueue(transaction, INGEST, {"media": str(media.id)}, priority - later)
 
 
-def ingest_of(kind: MediaKind) -> str:
-    return INGEST_FILM if kind is MediaKind.VIDEO else INGEST
+async def enqueue_stream(transaction: HeirloomTransaction, media: Media, *, priority: int) -> None:
+    await _enqueue(transaction, STREAM, {"media": str(media.id)}, priority)
 
 
 async def enqueue_erase(

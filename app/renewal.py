@@ -6,9 +6,11 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import reduce
 from operator import or_
+from pathlib import Path
 from typing import Final
 
 from piccolo.columns.combination import WhereRaw
@@ -18,14 +20,14 @@ from app import events, ingest, jobs, stages
 from app.db import hydrate
 from app.ingest import TryAgain
 from app.piccolo_conf import DB
-from app.rendering import Sandboxes, render
+from app.rendering import Sandboxes, Superseded, render
 from app.slots import PRIORITY_LOWEST
 from app.tables import EventKind, Media, MediaStatus, Variant
 from app.variants import put_in_place
 from app.wiring import Services
 from processing.failures import FailureCode, ProcessingFailed
 from processing.kinds import MediaKind
-from processing.variants import recipe
+from processing.variants import Facts, recipe
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +61,10 @@ async def enqueue() -> int:
             which = Media.id.is_in(ids)
             fresh = Media.update({Media.processing_attempts: 0}).where(which, Media.status == MediaStatus.READY.value)
             for row in await fresh.returning(*Media.all_columns()):
-                await jobs.enqueue_ingest(transaction, hydrate(Media, row), priority=PRIORITY_LOWEST)
+                media = hydrate(Media, row)
+                # A film at once and as a whole, where films are streamed.
+                put = jobs.enqueue_stream if media.kind == MediaKind.VIDEO else jobs.enqueue_ingest
+                await put(transaction, media, priority=PRIORITY_LOWEST)
             failed = which & (Media.status == MediaStatus.FAILED.value)
             await stages.start_over(transaction, failed, datetime.now(UTC), priority=PRIORITY_LOWEST)
         enqueued += len(ids)
@@ -80,10 +85,14 @@ async def process(services: Services, sandboxes: Sandboxes, media_id: uuid.UUID)
         if error.code in ingest.MAY_PASS and media.processing_attempts < services.settings.processing_attempts:
             raise TryAgain(ingest.delay(media)) from error
         await _leave(media, str(error))
+    except Superseded:
+        pass
     except asyncio.CancelledError:
         given_back = Media.update({Media.processing_attempts: Media.processing_attempts - 1}).where(_current(media))
         await asyncio.shield(given_back.run())
         raise
+    finally:
+        await asyncio.shield(ingest.clear(services, media))
 
 
 async def _begin(media_id: uuid.UUID) -> Media | None:
@@ -100,14 +109,33 @@ async def _work(services: Services, sandboxes: Sandboxes, media: Media) -> None:
     with ingest.scratch(services, media) as original:
         if await ingest.fetch(services, media, original) != media.sha256:
             raise ProcessingFailed(FailureCode.CORRUPT, "The stored file has changed since it was uploaded.")
-        facts, variants = await render(services.storage, sandboxes, media, original, _in_silence)
+        facts, variants = await _render(services, sandboxes, media, original)
+    values = ingest.columns(facts) | {
+        Media.recipe: recipe(MediaKind(media.kind)),
+        Media.updated_at: datetime.now(UTC),
+    }
     async with DB.transaction() as transaction:
-        rows = await Media.update(ingest.columns(media, facts)).where(_current(media)).returning(Media.id)
+        rows = await Media.update(values).where(_current(media)).returning(Media.id)
         if rows:
             await put_in_place(transaction, media, variants, alone=True, late=services.settings.url_lifetime)
             await events.record(transaction, EventKind.UPDATED, media=media.id, entity=media.entity, owner=media.owner)
-    if not rows:
-        await ingest.clear(services, media)
+
+
+async def _render(
+    services: Services, sandboxes: Sandboxes, media: Media, original: Path
+) -> tuple[Facts, Sequence[Variant]]:
+    async def wanted() -> bool:
+        return bool(await Media.exists().where(_current(media)))
+
+    facts, variants = await render(
+        services.storage, sandboxes.quick, media, original, publish=_in_silence, wanted=wanted
+    )
+    if media.kind != MediaKind.VIDEO or facts.width is None:
+        return facts, variants
+    streamed, stream = await render(
+        services.storage, sandboxes.streams, media, original, publish=_in_silence, wanted=wanted
+    )
+    return replace(facts, duration=streamed.duration), [*variants, *stream]
 
 
 async def _in_silence(_: float, __: Sequence[Variant]) -> None:

@@ -5,6 +5,10 @@ quarter differs in 1 at most: so the 4 quarters as they are, and with each of th
 which is among the 4 keys of whatever is that near (multi-index hashing: Norouzi, Punjani, Fleet 2012). Up to 11 bits
 are 2 in some quarter, and 548 keys. What is farther away hardly looks alike, is asked for all the same, and is found by
 comparing with everything: by then the keys would be thousands, and meet a good part of all media.
+
+Searches cost an operation by what they cost the database. Where thousands look alike (blank pages, say) a search ends
+with the first MOST_CANDIDATES that the index gives, those of the very same hash before others: so nothing farther is
+ever told in place of an equal, but which of that many it tells, and that they are the newest, is left to chance.
 """
 
 from __future__ import annotations
@@ -16,22 +20,27 @@ from functools import cache
 from itertools import combinations
 from typing import Any, Final
 
+import asyncpg
 from piccolo.columns.combination import WhereRaw
 from piccolo.querystring import QueryString
 
 from app import media
 from app.access import Viewer, visible_media
 from app.db import hydrate
-from app.errors import BadInput
+from app.errors import BadInput, RateLimited
 from app.piccolo_conf import DB
 from app.tables import Media
 
 BITS: Final = 64
 QUARTERS: Final = 4
+NEAR: Final = 7  # bits, up to which 1 in some quarter is enough
 REACH: Final = 11  # bits, up to which the index is used
 
-# At once: each takes half a millisecond of the database, up to REACH 4, and beyond it 15 among 100,000 media.
-MOST_SEARCHES: Final = 200
+# Up to how many bits, and what a search costs: the unit takes 1 ms of the database or 2, among 100,000 media.
+COSTS: Final = {NEAR: 1, REACH: 5, BITS: 40}
+MOST_COST: Final = 200  # of an operation
+MOST_CANDIDATES: Final = 1_000  # of a search by the index; as many as the longest page
+STATEMENT_TIMEOUT_MS: Final = 2_000  # where not even that holds: tens of thousands that look alike
 
 # Hashes of pictures of one colour, which are all alike and not worth telling.
 _FLAT: Final = ["0000000000000000", "8000000000000000"]
@@ -40,6 +49,7 @@ _FLAT: Final = ["0000000000000000", "8000000000000000"]
 _NEAREST: Final = """
     WITH wanted AS MATERIALIZED (
         SELECT number, id, ('x' || hash)::bit(64) AS hash, max_distance, first,
+            look_keys(hash) AS own,
             ARRAY(SELECT key # flip FROM unnest(look_keys(hash)) AS key, unnest({}::integer[]) AS flip) AS keys
         FROM unnest({}::uuid[], {}::varchar[], {}::integer[], {}::integer[])
             WITH ORDINALITY AS wanted (id, hash, max_distance, first, number)
@@ -47,16 +57,29 @@ _NEAREST: Final = """
     {}
     SELECT wanted.number, alike.id, alike.distance
     FROM wanted CROSS JOIN LATERAL (
-        SELECT looks.id, looks.created_at, bit_count(looks.hash # wanted.hash) AS distance
-        FROM {} AS looks
-        WHERE bit_count(looks.hash # wanted.hash) <= wanted.max_distance AND looks.id <> wanted.id
-        ORDER BY distance, looks.created_at DESC, looks.id DESC
+        SELECT looks.id, looks.created_at, looks.distance FROM ({}) AS looks
+        ORDER BY looks.distance, looks.created_at DESC, looks.id DESC
         LIMIT wanted.first
     ) AS alike
     ORDER BY wanted.number, alike.distance, alike.created_at DESC, alike.id DESC
 """
 _LOOKS: Final = "SELECT id, created_at, ('x' || perceptual_hash)::bit(64) AS hash FROM media WHERE {}"
-_IN_INDEX: Final = f"({_LOOKS} AND look_keys(perceptual_hash) && wanted.keys)"
+_DISTANCE: Final = "bit_count(looks.hash # wanted.hash)"
+# One after the other: what comes second is not looked for where the first are as many as may be.
+_IN_INDEX: Final = f"""
+    SELECT id, created_at, 0 AS distance
+    FROM ({_LOOKS} AND look_keys(perceptual_hash) @> wanted.own) AS looks
+    WHERE id <> wanted.id
+    UNION ALL
+    SELECT id, created_at, {_DISTANCE}
+    FROM ({_LOOKS} AND look_keys(perceptual_hash) && wanted.keys) AS looks
+    WHERE id <> wanted.id AND {_DISTANCE} BETWEEN 1 AND wanted.max_distance
+    LIMIT {MOST_CANDIDATES}
+"""  # noqa: S608 - put together from constants
+_AMONG_ALL: Final = f"""
+    SELECT id, created_at, {_DISTANCE} AS distance FROM looks
+    WHERE id <> wanted.id AND {_DISTANCE} <= wanted.max_distance
+"""  # noqa: S608 - put together from constants
 # Read once for all searches.
 _ALL: Final = f", looks AS MATERIALIZED ({_LOOKS} AND perceptual_hash <> ALL({{}}::varchar[]))"
 
@@ -69,6 +92,25 @@ class Search:
     hash: str
     max_distance: int
     first: int
+
+
+class SearchBudget:
+    """What may still be looked for in one operation: levels of it ask one after the other, so no statement tells."""
+
+    def __init__(self) -> None:
+        self._left = MOST_COST
+
+    def spend(self, search: Search) -> None:
+        """Raises BadInput, and spends nothing, when it costs more than is left."""
+        cost = COSTS[_class(search)]
+        if cost > self._left:
+            near, farther, far = (MOST_COST // each for each in COSTS.values())
+            raise BadInput(
+                f"Look-alikes are found for up to {near} media at once, {farther} beyond {NEAR} bits, {far} beyond "
+                f"{REACH}: ask for fewer.",
+                "first",
+            )
+        self._left -= cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +139,18 @@ def search(row: Media, *, max_distance: int | None, first: int | None, most: int
 async def find(viewer: Viewer | None, searches: Sequence[Search]) -> dict[Search, list[LookAlike]]:
     """What each finds of all that lists show the viewer: nearest first, of those as near the newest.
 
-    Two statements, however many searches, or three. Raises BadInput when they are too many.
+    Two statements, however many searches, up to four where some are farther. Raises RateLimited when they take long.
     """
-    if len(searches) > MOST_SEARCHES:
-        raise BadInput(f"Look-alikes are found for up to {MOST_SEARCHES} media at once: ask for fewer.", "first")
-    found = [
-        *await _nearest(viewer, [each for each in searches if each.max_distance <= REACH]),
-        *await _nearest(viewer, [each for each in searches if each.max_distance > REACH]),
-    ]
+    try:
+        async with DB.transaction() as transaction:
+            await transaction.connection.execute(f"SET LOCAL statement_timeout = {STATEMENT_TIMEOUT_MS}")
+            found = [
+                each
+                for reach in COSTS
+                for each in await _nearest(viewer, reach, [each for each in searches if _class(each) == reach])
+            ]
+    except asyncpg.QueryCanceledError as error:
+        raise RateLimited("Too much looks alike to be told that fast: ask for fewer, or for nearer ones.") from error
     rows = {row.id: row for row in await _load(viewer, {media_id for _, media_id, _ in found})}
     alike: dict[Search, list[LookAlike]] = {each: [] for each in searches}
     for each, media_id, distance in found:
@@ -113,23 +159,29 @@ async def find(viewer: Viewer | None, searches: Sequence[Search]) -> dict[Search
     return alike
 
 
-async def _nearest(viewer: Viewer | None, searches: Sequence[Search]) -> list[tuple[Search, uuid.UUID, int]]:
-    """Searches that all are within REACH, or all beyond it, and what they find."""
+def _class(search: Search) -> int:
+    """The least of the reaches that have their costs."""
+    return next(reach for reach in COSTS if search.max_distance <= reach)
+
+
+async def _nearest(
+    viewer: Viewer | None, reach: int, searches: Sequence[Search]
+) -> list[tuple[Search, uuid.UUID, int]]:
+    """Searches of one class, and what they find."""
     if not searches:
         return []
     visible = (visible_media(viewer) & media.EVERYTHING.where()).querystring
-    farthest = max(each.max_distance for each in searches)
-    near = farthest <= REACH
+    indexed = reach <= REACH
     rows: list[dict[str, Any]] = await DB.run_querystring(
         QueryString(
             _NEAREST,
-            _flips(farthest // QUARTERS) if near else [],
+            _flips(reach // QUARTERS) if indexed else [],
             [each.media for each in searches],
             [each.hash for each in searches],
             [each.max_distance for each in searches],
             [each.first for each in searches],
-            QueryString("") if near else QueryString(_ALL, visible, _FLAT),
-            QueryString(_IN_INDEX, visible) if near else QueryString("looks"),
+            QueryString("") if indexed else QueryString(_ALL, visible, _FLAT),
+            QueryString(_IN_INDEX, visible, visible) if indexed else QueryString(_AMONG_ALL),
         )
     )
     return [(searches[row["number"] - 1], row["id"], row["distance"]) for row in rows]

@@ -92,6 +92,7 @@ async def start_over(
     values: dict[Column | str, Any] = {
         Media.status: MediaStatus.UPLOADED.value,
         Media.processing_attempts: 0,
+        Media.recipe: None,
         Media.failure_code: None,
         Media.failure_message: None,
         Media.updated_at: now,

@@ -34,7 +34,7 @@ from app.tables import Entity, EntityKind, EventKind, Media, MediaStatus
 from app.wiring import Services
 from processing.headers import dimensions
 from processing.identify import identify
-from processing.kinds import FileType, MediaKind
+from processing.kinds import FileType, MediaKind, claimed, told_apart
 from storage.base import StorageError
 from storage.keys import key_without_entity
 
@@ -262,6 +262,7 @@ async def _checked(services: Services, file: ReceivedFile, place: Place) -> File
     found = identify(file.head)
     if found is None:
         raise UnsupportedType("These bytes are no picture, film, recording or document that is known here.", "file")
+    found = told_apart(found, claimed("", file.filename))
     place.slot.admit(found.kind, file.size)
     if found.kind is MediaKind.IMAGE:
         size = await asyncio.to_thread(_dimensions, file.path, found)

@@ -26,7 +26,7 @@ from app.ingest import TryAgain
 from app.rendering import Sandboxes
 from app.settings import Settings
 from app.wiring import Services, connect, open_services
-from processing.kinds import MediaKind
+from processing import pipeline
 from processing.limits import MIB, Limits
 from processing.sandbox import Sandbox
 
@@ -65,7 +65,7 @@ def decoders(settings: Settings) -> int:
 
 @asynccontextmanager
 async def _sandboxes(services: Services) -> AsyncIterator[Sandboxes]:
-    """One for films alone: a single one at a time, since it uses all cores, and gives way to all else."""
+    """One for the streams of films alone: one at a time, since each uses all cores, and giving way to all else."""
     settings, scratch = services.settings, services.scratch
     seconds = settings.processing_timeout.total_seconds()
     limits = Limits(
@@ -78,9 +78,16 @@ async def _sandboxes(services: Services) -> AsyncIterator[Sandboxes]:
     async with AsyncExitStack() as stack:
         quick = Sandbox(limits, decoders(settings), scratch=scratch)
         stack.push_async_callback(quick.close)
-        films = Sandbox(of_films, 1, scratch=scratch, niceness=FILM_NICENESS, libraries=("processing.films",))
-        stack.push_async_callback(films.close)
-        yield {kind: films if kind is MediaKind.VIDEO else quick for kind in MediaKind}
+        streams = Sandbox(
+            of_films,
+            1,
+            scratch=scratch,
+            niceness=FILM_NICENESS,
+            libraries=("processing.films",),
+            producer=pipeline.stream,
+        )
+        stack.push_async_callback(streams.close)
+        yield Sandboxes(quick, streams)
 
 
 async def _take_jobs(services: Services, sandboxes: Sandboxes, dsn: str, stopping: asyncio.Event) -> None:
@@ -90,7 +97,7 @@ async def _take_jobs(services: Services, sandboxes: Sandboxes, dsn: str, stoppin
         connections = [await stack.enter_async_context(_connected(dsn)) for _ in range(3)]
         manager = _manager(services, sandboxes, connections[0])
         # Neither may hold up what people wait for: a film takes minutes, a check perhaps hours.
-        aside = [_filmer(services, sandboxes, connections[1], over), _checker(services, connections[2], over)]
+        aside = [_streamer(services, sandboxes, connections[1], over), _checker(services, connections[2], over)]
         async with asyncio.TaskGroup() as tasks:
             for each in aside:
                 tasks.create_task(_run_aside(each))
@@ -127,8 +134,11 @@ def _manager(services: Services, sandboxes: Sandboxes, connection: asyncpg.Conne
 
     @manager.entrypoint(jobs.INGEST, on_failure="hold")
     async def take_in(job: Job) -> None:
-        with _trouble_passes("A picture"):
-            await _process(services, sandboxes, job)
+        with _trouble_passes("A file"):
+            media = _media(job)
+            # The same job for what is new and for what is to be made anew: the media's own state tells which it is.
+            if not await ingest.process(services, sandboxes, media):
+                await renewal.process(services, sandboxes, media)
 
     @manager.entrypoint(jobs.ERASE, on_failure="hold")
     async def erase(job: Job) -> None:
@@ -138,18 +148,19 @@ def _manager(services: Services, sandboxes: Sandboxes, connection: asyncpg.Conne
     return manager
 
 
-def _filmer(
+def _streamer(
     services: Services, sandboxes: Sandboxes, connection: asyncpg.Connection, over: asyncio.Event
 ) -> QueueManager:
-    """One for films, of which one is worked at and another waits, its attempt not begun."""
+    """One for the streams of films, of which one is worked at and another waits, its attempt not begun."""
     manager = QueueManager(Queries(AsyncpgDriver(connection)))
     turn = asyncio.Semaphore()
 
-    @manager.entrypoint(jobs.INGEST_FILM, on_failure="hold")
-    async def take_in(job: Job) -> None:
+    @manager.entrypoint(jobs.STREAM, on_failure="hold")
+    async def stream(job: Job) -> None:
         async def work() -> None:
             async with turn:
-                await _process(services, sandboxes, job)
+                if not await ingest.stream(services, sandboxes, _media(job)):
+                    await renewal.process(services, sandboxes, _media(job))
 
         with _trouble_passes("A film"):
             if not await _unless(over, work()):
@@ -158,11 +169,8 @@ def _filmer(
     return manager
 
 
-async def _process(services: Services, sandboxes: Sandboxes, job: Job) -> None:
-    """The same job for what is new and for what is to be made anew: the media's own state tells which it is."""
-    media = UUID(jobs.payload(job)["media"])
-    if not await ingest.process(services, sandboxes, media):
-        await renewal.process(services, sandboxes, media)
+def _media(job: Job) -> UUID:
+    return UUID(jobs.payload(job)["media"])
 
 
 def _checker(services: Services, connection: asyncpg.Connection, over: asyncio.Event) -> QueueManager:

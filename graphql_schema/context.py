@@ -12,6 +12,7 @@ from strawberry.extensions import SchemaExtension
 from app.access import Viewer
 from app.auth import authenticate
 from app.promises import MOST_PARTS
+from app.similar import SearchBudget
 from app.upload_sessions import SigningBudget
 from app.wiring import Services
 from graphql_schema.loaders import Loaders
@@ -19,7 +20,7 @@ from graphql_schema.loaders import Loaders
 
 @dataclass(slots=True)
 class Context:
-    """Made for a request, or once for a socket. Each operation gets a copy with a viewer, loaders, a budget of its own.
+    """Made for a request, or once for a socket. Each operation gets a copy with a viewer, loaders, budgets of its own.
 
     `authorization` and `connection_params` are the controller's: on a socket the token comes in `connection_init`.
     """
@@ -31,6 +32,7 @@ class Context:
     connection_params: dict[str, Any] = field(default_factory=dict)
     # All parts of any one session. Not in `__init__`: so `replace` makes a new one.
     signing: SigningBudget = field(init=False, default_factory=lambda: SigningBudget(MOST_PARTS))
+    searching: SearchBudget = field(init=False, default_factory=SearchBudget)
     _loaders: Loaders | None = None
 
     @property
@@ -43,12 +45,17 @@ class Context:
         viewer = await authenticate(self.services.tokens, self.authorization) if self.on_socket else self.viewer
         return replace(self, viewer=viewer, _loaders=Loaders(self.services, viewer))
 
+    def forget(self) -> None:
+        """What one result of a subscription has read, and looked for: the next one is as an operation of its own."""
+        self.loaders.clear_all()
+        self.searching = SearchBudget()
+
 
 Info: TypeAlias = strawberry.Info[Context, None]
 
 
 class OperationContext(SchemaExtension):
-    """Gives each operation a context of its own; a subscription's loaders are forgotten after each of its results."""
+    """Gives each operation a context of its own; a subscription forgets after each of its results."""
 
     async def on_operation(self) -> AsyncIterator[None]:
         self.execution_context.context = await self.execution_context.context.for_operation()
@@ -56,4 +63,4 @@ class OperationContext(SchemaExtension):
 
     def on_stream_result(self, result: Any) -> Any:  # noqa: ARG002 - Strawberry's signature
         yield
-        self.execution_context.context.loaders.clear_all()
+        self.execution_context.context.forget()

@@ -80,7 +80,10 @@ class Media(Node):
     duration: float | None = strawberry.field(description="Seconds, of video and audio.")
     page_count: int | None
     sha256: str | None = strawberry.field(description="SHA-256 of the original, in hex.")
-    perceptual_hash: str | None = strawberry.field(description="64-bit perceptual hash, in hex.")
+    perceptual_hash: str | None = strawberry.field(
+        description="64-bit perceptual hash, in hex: pHash, of the lowest 8 × 8 frequencies (DCT) of 32 × 32 greys, as "
+        "`imagehash.phash` computes it."
+    )
     thumbhash: str | None = strawberry.field(
         description="ThumbHash, base64: a blurred preview to paint before any image arrives."
     )
@@ -152,7 +155,10 @@ class Media(Node):
     ) -> list[SimilarMedia]:
         most = info.context.services.settings.max_page
         search = similar.search(root, max_distance=max_distance, first=first, most=most)
-        return view(list[SimilarMedia], await info.context.loaders.similar.load(search) if search else [])
+        if search is None:
+            return []
+        info.context.searching.spend(search)
+        return view(list[SimilarMedia], await info.context.loaders.similar.load(search))
 
 
 @strawberry.type

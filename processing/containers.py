@@ -4,6 +4,7 @@ A file is read by the one demuxer of its type, from the open file alone: no prot
 may name.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -50,6 +51,9 @@ _OPTIONS: Final = {
     # Reading chapters means reading the tracks of their titles and pictures as well.
     "ignore_chapters": "1",
 }
+
+# Of a decoder, and of an encoder beside it. Each keeps frames of its own: with 16, a film in 4K takes 1.5 GB.
+THREADS: Final = min(os.cpu_count() or 1, 4)
 
 _READ_BYTES: Final = 256 * 1024
 

@@ -1,6 +1,5 @@
 """Films: their facts, a still as pictures, an excerpt that moves, and a stream that every player plays."""
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,13 +13,24 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from processing import previews, renditions, stills, streams, tags
-from processing.containers import check_pixels, declared_seconds, moment, only, opened, readable, undecodable
+from processing import previews, recordings, renditions, stills, streams, tags
+from processing.containers import THREADS, check_pixels, declared_seconds, moment, only, opened, readable, undecodable
 from processing.failures import FailureCode, ProcessingFailed
 from processing.kinds import FileType
 from processing.limits import Limits
 from processing.stills import Still
-from processing.variants import JSON, PREVIEW, STILL_VARIANTS, STREAM, Facts, Progress, Rendered, Spec, Tell
+from processing.variants import (
+    BEFORE_STREAM,
+    JSON,
+    PREVIEW,
+    STILL_VARIANTS,
+    STREAM,
+    Facts,
+    Progress,
+    Rendered,
+    Tell,
+    variant_path,
+)
 
 _NAMES: Final = {
     "title": "Title",
@@ -47,35 +57,48 @@ _NOT_MOVING: Final = Disposition.attached_pic | Disposition.timed_thumbnails | D
 
 # What of the work is done by then: the stream takes nearly all of it.
 _AFTER_STILL: Final = 0.05
-_AFTER_PREVIEW: Final = 0.15
 _SECONDS_BETWEEN_REPORTS: Final = 0.25
-
-_CORES: Final = os.cpu_count() or 1
 
 
 def produce(file: BinaryIO, type: FileType, into: Path, limits: Limits, tell: Tell) -> Facts:  # noqa: A002
-    """Tells the still's variants first, then the PREVIEW, then the STREAM, and progress all along.
+    """Facts, the still's variants, and the PREVIEW: what takes moments. A film of sound alone is a recording.
 
     Raises ProcessingFailed: UNSUPPORTED, CORRUPT, TOO_MANY_PIXELS; OSError when `into` can't be written to.
     """
+    if not _has_pictures(file, type, limits):
+        # Messengers and browsers put voices into the containers of films.
+        file.seek(0)
+        return recordings.produce(file, type, into, limits, tell)
     with _film(file, type, limits) as film:
-        still = stills.find(film.container, film.video, _largest_still(), limits)
+        still = _still(film, limits)
         facts = _facts(film, still)
         tell(Progress(0))
         looks = renditions.render(still.picture, still.size, STILL_VARIANTS, into, tell)
     tell(Progress(_AFTER_STILL))
     with _film(file, type, limits) as film:
-        preview = previews.make(film.container, film.video, still, PREVIEW, into / f"{_name(PREVIEW)}.webp")
+        path = variant_path(into, PREVIEW.name, PREVIEW.digest, "image/webp")
+        preview = previews.make(
+            film.container, film.video, still, PREVIEW, path, alive=lambda: tell(Progress(_AFTER_STILL))
+        )
         if preview:
             tell(preview)
-    tell(Progress(_AFTER_PREVIEW))
+    return replace(facts, looks=looks)
+
+
+def stream(file: BinaryIO, type: FileType, into: Path, limits: Limits, tell: Tell) -> Facts:  # noqa: A002
+    """The STREAM, which may take as long as the film plays, or longer, with progress all along.
+
+    Of the facts only the duration, by what there was to be read, whatever the header says. Raises as `produce`.
+    """
     with _film(file, type, limits) as film:
-        path = into / f"{_name(STREAM)}.mp4"
-        advance = _advance(tell, facts.duration)
+        still = _still(film, limits)
+        declared = _facts(film, still).duration
+    with _film(file, type, limits) as film:
+        path = variant_path(into, STREAM.name, STREAM.digest, "video/mp4")
+        advance = _advance(tell, declared)
         size, seconds = streams.make(film.container, film.video, film.audio, still, STREAM, path, limits, advance)
     tell(Rendered(STREAM.name, STREAM.digest, path, "video/mp4", *size, path.stat().st_size))
-    # What was there to be read is known by now, whatever the header says.
-    return replace(facts, duration=round(seconds, 3) or facts.duration, looks=looks)
+    return Facts(duration=round(seconds, 3) or declared)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +121,23 @@ def _film(file: BinaryIO, type: FileType, limits: Limits) -> Iterator[_Film]:  #
             if stream is not None:
                 # Again of each frame: a film may change its size.
                 stream.codec_context.options = {"max_pixels": str(limits.pixels)}
-        video.codec_context.thread_count = _CORES
+        video.codec_context.thread_count = THREADS
         video.codec_context.thread_type = ThreadType.AUTO
         yield _Film(container, video, audio)
 
 
+def _has_pictures(file: BinaryIO, type: FileType, limits: Limits) -> bool:  # noqa: A002
+    with opened(file, type, limits) as container:
+        return bool(_all_moving(container)) or not container.streams.audio
+
+
+def _all_moving(container: InputContainer) -> list[VideoStream]:
+    return [stream for stream in container.streams.video if not stream.disposition & _NOT_MOVING]
+
+
 def _moving(container: InputContainer) -> VideoStream:
     """Raises ProcessingFailed UNSUPPORTED."""
-    moving = [stream for stream in container.streams.video if not stream.disposition & _NOT_MOVING]
+    moving = _all_moving(container)
     if not moving:
         raise ProcessingFailed(FailureCode.UNSUPPORTED, "There are no pictures in this film.")
     best = container.streams.best("video")
@@ -149,22 +181,19 @@ def _technical(film: _Film) -> dict[str, JSON]:
     return found
 
 
-def _largest_still() -> tuple[int, int]:
-    return max(spec.width for spec in STILL_VARIANTS), max(spec.height for spec in STILL_VARIANTS)
-
-
-def _name(spec: Spec) -> str:
-    return f"{spec.name.lower()}-{spec.digest}"
+def _still(film: _Film, limits: Limits) -> Still:
+    largest = max(spec.width for spec in STILL_VARIANTS), max(spec.height for spec in STILL_VARIANTS)
+    return stills.find(film.container, film.video, largest, limits)
 
 
 def _advance(tell: Tell, duration: float | None) -> Callable[[float], None]:
     """Tells what part of the duration is done, every now and then. Without one it only tells that work goes on."""
-    fraction, told = _AFTER_PREVIEW, 0.0
+    fraction, told = BEFORE_STREAM, 0.0
 
     def advance(seconds: float) -> None:
         nonlocal fraction, told
         if duration:
-            fraction = max(fraction, _AFTER_PREVIEW + (1 - _AFTER_PREVIEW) * min(1.0, seconds / duration))
+            fraction = max(fraction, BEFORE_STREAM + (1 - BEFORE_STREAM) * min(1.0, seconds / duration))
         if time.monotonic() - told >= _SECONDS_BETWEEN_REPORTS:
             told = time.monotonic()
             tell(Progress(fraction))

@@ -3,12 +3,12 @@
 import struct
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Final, cast
+from typing import Final
 
 from av.error import BlockingIOError as NothingYet
 from av.error import EOFError as NothingMore
 from av.filter import Graph
-from av.sidedata.sidedata import SideData, Type
+from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -92,15 +92,6 @@ def pixel_aspect(stream: VideoStream) -> Fraction:
 
 def is_high_dynamic_range(frame: VideoFrame) -> bool:
     return frame.color_trc in (_PQ, _HLG)
-
-
-def names_camera(frame: VideoFrame) -> bool:
-    """Whether the pictures carry what AVCHD's cameras write into them (MDPM): when, with what settings, and where."""
-    try:
-        data = cast("Iterator[SideData]", iter(frame.side_data))  # PyAV's stub takes it for a mapping
-        return any(b"MDPM" in bytes(each) for each in data if each.type is Type.SEI_UNREGISTERED)
-    except ValueError:  # of a kind that PyAV doesn't know
-        return False
 
 
 class Shown:

@@ -97,6 +97,10 @@ _ALIASES: Final = {
     "audio/m4a": M4A,
     "audio/x-m4a": M4A,
     "audio/opus": OGG,
+    "audio/webm": WEBM,
+    "audio/x-matroska": MKV,
+    "video/3gpp": MP4,
+    "audio/3gpp": MP4,
     "application/ogg": OGG,
     "audio/wave": WAV,
     "audio/x-wav": WAV,
@@ -127,6 +131,7 @@ _EXTENSIONS: Final = {
     "hif": HEIF,
     "m4v": MP4,
     "qt": MOV,
+    "3gp": MP4,
     "oga": OGG,
     "opus": OGG,
 }
@@ -141,6 +146,11 @@ def claimed(content_type: str, filename: str = "") -> FileType | None:
     if claim in _SAY_NOTHING:
         return _EXTENSIONS.get(PurePath(filename).suffix[1:].lower())
     return _CLAIMS.get(claim)
+
+
+def told_apart(found: FileType, claim: FileType | None) -> FileType:
+    """What was found, but a recording where its name says so: telephones write the brands of films for them too."""
+    return M4A if claim == M4A and found in (MP4, MOV) else found
 
 
 def may_be(claim: FileType, found: FileType) -> bool:

@@ -11,7 +11,7 @@ from processing.variants import Facts, Tell
 
 
 def produce(source: Path, type: FileType, into: Path, limits: Limits, tell: Tell) -> Facts:  # noqa: A002
-    """Analyses the file at `source` and makes the variants of its kind in the folder `into`.
+    """Analyses the file at `source` and makes the variants of its kind in the folder `into`; of a film all but STREAM.
 
     Tells `Progress(0)` once the file is analysed, each variant as it is made, and progress where it takes long. Raises
     ProcessingFailed: UNSUPPORTED, CORRUPT, TOO_MANY_PIXELS; OSError when the machine fails rather than the file.
@@ -36,3 +36,11 @@ def produce(source: Path, type: FileType, into: Path, limits: Limits, tell: Tell
         from processing import documents  # noqa: PLC0415
 
         return documents.produce(file, type, into, limits, tell)
+
+
+def stream(source: Path, type: FileType, into: Path, limits: Limits, tell: Tell) -> Facts:  # noqa: A002
+    """As films.stream, of the film at `source`."""
+    from processing import films  # noqa: PLC0415
+
+    with source.open("rb") as file:
+        return films.stream(file, type, into, limits, tell)

@@ -1,6 +1,6 @@
 """A few seconds of a film, as an animated picture."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import islice, pairwise
 from pathlib import Path
@@ -26,14 +26,19 @@ def make(
     still: Still,
     spec: PreviewSpec,
     path: Path,
+    *,
+    alive: Callable[[], None],
 ) -> Rendered | None:
-    """From where the still was found, or earlier where the film ends before. None: nothing there can be decoded."""
+    """From where the still was found, or earlier where the film ends before. None: nothing there can be decoded.
+
+    `alive` is called for each frame that is decoded.
+    """
     size = _within(spec, still.size)
     start = still.at
     if (seconds := declared_seconds(container, stream)) is not None:
         end = seconds + (container.start_time or 0) / 1_000_000
         start = max(0.0, min(start, end - spec.seconds))
-    chosen = _chosen(container, stream, start, spec)
+    chosen = _chosen(container, stream, start, spec, alive=alive)
     pictures = list(_pictures(chosen, size, still))
     if not pictures:
         return None
@@ -50,12 +55,13 @@ def _within(spec: PreviewSpec, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _chosen(
-    container: InputContainer, stream: VideoStream, start: float, spec: PreviewSpec
+    container: InputContainer, stream: VideoStream, start: float, spec: PreviewSpec, *, alive: Callable[[], None]
 ) -> Iterator[tuple[float, VideoFrame]]:
     """Frames with their seconds, as far apart as the spec has them, or as the film."""
     sought(container, stream, start - (container.start_time or 0) / 1_000_000)
     due = start - 0.001  # seconds are rounded
     for frame in islice(following(container, stream), _MOST_DECODED):
+        alive()
         if frame.pts is None or frame.time < due:
             continue
         if frame.time >= start + spec.seconds:

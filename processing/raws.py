@@ -26,6 +26,8 @@ _MAX_BYTES: Final = 512 * MIB
 _ORIENTATIONS: Final = {0: 1, 1: 2, 2: 4, 3: 3, 4: 5, 5: 8, 6: 6, 7: 7}
 _SWAPS_SIDES: Final = 4
 
+_JPEG_WITH_EXIF: Final = b"\xff\xd8\xff\xe1"
+
 # They hold their EXIF elsewhere than a TIFF does; their previews have it too, or LibRaw puts it there.
 _NO_TIFF: Final = frozenset({kinds.CR3, kinds.RAF})
 # What EXIF has in the first directory. The rest of a raw file's describes the preview's layout, and how to develop.
@@ -80,6 +82,8 @@ def _preview(data: bytes) -> _Preview:
         with rawpy.imread(io.BytesIO(data)) as raw:
             sizes = raw.sizes
             thumbnail = raw.extract_thumb()
+            if not _is_of(data, thumbnail):
+                raise _damaged()
     except (rawpy.LibRawNoThumbnailError, rawpy.LibRawUnsupportedThumbnailError, rawpy.NotSupportedError) as error:
         message = "This raw file holds no preview that can be shown."
         raise ProcessingFailed(FailureCode.UNSUPPORTED, message) from error
@@ -87,10 +91,26 @@ def _preview(data: bytes) -> _Preview:
         message = "The picture needs more memory than processing may use."
         raise ProcessingFailed(FailureCode.TOO_MANY_PIXELS, message) from error
     except rawpy.LibRawError as error:
-        message = "The file is damaged, or of a camera that is not known here."
-        raise ProcessingFailed(FailureCode.CORRUPT, message) from error
+        raise _damaged() from error
     stored = (sizes.crop_width, sizes.crop_height) if sizes.crop_width and sizes.crop_height else None
     return _upright(_jpeg(thumbnail), stored or (sizes.width, sizes.height), sizes.flip)
+
+
+def _is_of(data: bytes, thumbnail: rawpy.Thumbnail) -> bool:
+    """Whether the preview is what the file has, word for word.
+
+    Where one ends up to 16 KiB behind the file's end, LibRaw takes it, with what its memory held of the file before.
+    """
+    if not isinstance(thumbnail.data, bytes):
+        return thumbnail.data.tobytes() in data
+    # LibRaw writes the first marker anew, and puts in EXIF of its own where there is none.
+    behind_marker, behind_exif = thumbnail.data[2:], thumbnail.data[4 + int.from_bytes(thumbnail.data[4:6]) :]
+    return behind_marker in data or (thumbnail.data.startswith(_JPEG_WITH_EXIF) and behind_exif in data)
+
+
+def _damaged() -> ProcessingFailed:
+    message = "The file is damaged, or of a camera that is not known here."
+    return ProcessingFailed(FailureCode.CORRUPT, message)
 
 
 def _jpeg(thumbnail: rawpy.Thumbnail) -> bytes:
@@ -116,7 +136,7 @@ def _turned(preview: _Preview) -> bytes:
     tags = Image.Exif()
     tags[ExifTags.Base.Orientation] = preview.orientation
     content = tags.tobytes()
-    return b"\xff\xd8\xff\xe1" + (len(content) + 2).to_bytes(2) + content + preview.jpeg[2:]
+    return _JPEG_WITH_EXIF + (len(content) + 2).to_bytes(2) + content + preview.jpeg[2:]
 
 
 def _exif_of_tiff(data: bytes) -> Image.Exif:

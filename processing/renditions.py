@@ -9,7 +9,7 @@ from typing import Final
 from PIL import Image, WebPImagePlugin  # noqa: F401  (the plugin registers itself)
 
 from processing.looks import looks
-from processing.variants import Looks, Progress, Rendered, Tell, VariantSpec
+from processing.variants import Looks, Progress, Rendered, Tell, VariantSpec, variant_path
 
 Size = tuple[int, int]
 Box = tuple[float, float, float, float]
@@ -129,6 +129,6 @@ def _webp(frames: Frames, quality: int, effort: int) -> bytes:
 
 
 def _written(data: bytes, spec: VariantSpec, size: Size, into: Path) -> Rendered:
-    path = into / f"{spec.name.lower()}-{spec.digest}.webp"
+    path = variant_path(into, spec.name, spec.digest, "image/webp")
     path.write_bytes(data)
     return Rendered(spec.name, spec.digest, path, "image/webp", *size, len(data))

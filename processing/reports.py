@@ -16,7 +16,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from processing.failures import FailureCode, ProcessingFailed
 from processing.limits import MIB
-from processing.variants import Facts, Looks, Progress, Rendered, VariantName
+from processing.variants import Facts, Looks, Progress, Rendered, VariantName, variant_path
 
 # A camera's tags take some kilobytes. Whoever reads lines of a child needs to bound them so.
 LINE_BYTES: Final = 4 * MIB
@@ -27,7 +27,6 @@ _LINES: Final = 2000
 _LINES_A_SECOND: Final = 2
 _WORDS: Final = 10_000  # of an error, for the log: the end of a traceback
 
-_EXTENSIONS: Final = {"image/webp": "webp", "video/mp4": "mp4"}
 
 # As far as the columns reach that they are kept in.
 _Side = Annotated[int, Meta(ge=1, le=2**31 - 1)]
@@ -211,11 +210,6 @@ class Receiver:
             return None
         self._fraction = fraction
         return Progress(fraction)
-
-
-def variant_path(into: Path, name: VariantName, digest: str, content_type: str) -> Path:
-    """Where a child leaves a variant, and its parent finds it. Raises KeyError: variants have no such type."""
-    return into / f"{name.lower()}-{digest}.{_EXTENSIONS[content_type]}"
 
 
 def _legible(words: str) -> str:

@@ -53,7 +53,20 @@ _REFUSED: Final = {
     "setxattr": (188, 5),
     "lsetxattr": (189, 6),
     "fsetxattr": (190, 7),
+    "removexattr": (197, 14),
+    "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16),
+    "utime": (132, None),
+    "utimes": (235, None),
+    "futimesat": (261, None),
+    "utimensat": (280, 88),
+    "truncate": (76, 45),
     "open_by_handle_at": (304, 265),
+    # What others do with their files.
+    "inotify_init": (253, None),
+    "inotify_init1": (294, 26),
+    "inotify_add_watch": (254, 27),
+    "fanotify_init": (300, 262),
     # Memory that counts as nobody's address space, and lasts.
     "memfd_create": (319, 279),
     "shmget": (29, 194),
@@ -87,6 +100,13 @@ _OF_ITSELF_ONLY: Final = {
     "tgkill": (234, 131),
     "prlimit64": (302, 261),
 }
+# What takes many orders, and which of them are refused.
+_ORDERS: Final = {
+    # fcntl (linux/fcntl.h): signals to whoever is named, when something comes: F_SETOWN, F_SETSIG, F_SETOWN_EX.
+    (72, 25): (1, (8, 10, 15)),
+    # prctl (linux/prctl.h): to outlive the parent: PR_SET_PDEATHSIG.
+    (157, 167): (0, (1,)),
+}
 _CLONE: Final = (56, 220)
 _CLONE_THREAD: Final = 0x10000
 
@@ -97,7 +117,7 @@ _FIRST_OF_THE_NEW: Final = 424
 # linux/bpf_common.h, linux/seccomp.h, linux/prctl.h
 _LOAD, _IF_EQUAL, _IF_AT_LEAST, _IF_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _ERRNO, _KILL_PROCESS = 0x7FFF0000, 0x00050000, 0x80000000
-_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data; of the argument its lower half
+_NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, (16, 24)  # offsets in struct seccomp_data; of arguments their lower half
 _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
 
 
@@ -133,7 +153,7 @@ def _filter(architecture: int, column: int) -> bytes:
         _instruction(_IF_AT_LEAST, _FIRST_OF_THE_NEW, 0, 1),
         _instruction(_RETURN, unknown),
         _instruction(_IF_EQUAL, _CLONE[column], 0, 4),
-        _instruction(_LOAD, _FIRST_ARGUMENT),
+        _instruction(_LOAD, _ARGUMENTS[0]),
         _instruction(_IF_ANY_BIT, _CLONE_THREAD, 1, 0),
         _instruction(_RETURN, refused),
         _instruction(_RETURN, _ALLOW),
@@ -141,12 +161,20 @@ def _filter(architecture: int, column: int) -> bytes:
     for numbers in _OF_ITSELF_ONLY.values():
         code += [
             _instruction(_IF_EQUAL, numbers[column], 0, 5),
-            _instruction(_LOAD, _FIRST_ARGUMENT),
+            _instruction(_LOAD, _ARGUMENTS[0]),
             _instruction(_IF_EQUAL, 0, 2, 0),
             _instruction(_IF_EQUAL, os.getpid(), 1, 0),
             _instruction(_RETURN, refused),
             _instruction(_RETURN, _ALLOW),
         ]
+    for numbers, (argument, orders) in _ORDERS.items():
+        code += [
+            _instruction(_IF_EQUAL, numbers[column], 0, 2 + 2 * len(orders)),
+            _instruction(_LOAD, _ARGUMENTS[argument]),
+        ]
+        for order in orders:
+            code += [_instruction(_IF_EQUAL, order, 0, 1), _instruction(_RETURN, refused)]
+        code.append(_instruction(_RETURN, _ALLOW))
     for number in (numbers[column] for numbers in _REFUSED.values()):
         if number is not None:
             code += [_instruction(_IF_EQUAL, number, 0, 1), _instruction(_RETURN, refused)]

@@ -21,6 +21,8 @@ _FRAME: Final = 1024  # samples that AAC encodes together
 
 # Silence is put in where sound is missing. Where more is missing than that, a timestamp is wrong rather.
 _LONGEST_GAP: Final = 60.0
+# As many seconds in all for each that is heard: telephones send one frame in twenty while nobody speaks.
+_SILENCE: Final = 20
 
 
 def can_be_copied(stream: AudioStream) -> bool:
@@ -51,6 +53,7 @@ class Encoded:
         self._graph: Graph | None = None
         self._kind: object = None
         self._until = 0.0
+        self._silence = _LONGEST_GAP  # seconds that may be put in yet
 
     def packets(self, packet: AnyPacket | None) -> Iterator[AnyPacket]:
         """What has become complete; None: there is no more."""
@@ -64,8 +67,11 @@ class Encoded:
 
     def _even(self, frame: AudioFrame) -> Iterator[AudioFrame]:
         at = self._until if frame.time is None else frame.time - float(self._zero)
-        if at > self._until + _LONGEST_GAP:
+        lasts = frame.samples / frame.sample_rate
+        missing = max(0.0, at - self._until)
+        if missing > min(_LONGEST_GAP, self._silence):
             return
+        self._silence += _SILENCE * lasts - missing
         kind = (frame.sample_rate, frame.format.name, frame.layout.name)
         if kind != self._kind:
             yield from self._rest()
@@ -73,7 +79,7 @@ class Encoded:
         assert self._graph is not None
         frame.time_base = Fraction(1, frame.sample_rate)
         frame.pts = round(at * frame.sample_rate)
-        self._until = max(self._until, at + frame.samples / frame.sample_rate)
+        self._until = max(self._until, at + lasts)
         self._graph.push(frame)
         yield from _pulled(self._graph)
 

@@ -1,30 +1,32 @@
 """A film for any player: H.264 and AAC in an MP4 that plays while it is still being loaded."""
 
-import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Final, Protocol
 
+import av
 from av.audio.stream import AudioStream
+from av.bitstream import BitStreamFilterContext
 from av.container import InputContainer, OutputContainer
 from av.stream import Stream
 from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
 from processing import frames, mp4, soundtracks
-from processing.containers import AnyPacket, decoded, packets
+from processing.containers import LONGEST_SECONDS, THREADS, AnyPacket, decoded, packets
 from processing.failures import FailureCode, ProcessingFailed
 from processing.limits import Limits
 from processing.stills import Still
 from processing.variants import StreamSpec
 
-_CORES: Final = os.cpu_count() or 1
-
 _CLOCK: Final = 90_000  # ticks a second: the usual frame rates come out even
 # Frames nearer to one another are left out. 60 a second, as timestamps in whole milliseconds have them, stay.
 _NEAREST_FRAMES: Final = Fraction(15, 1000)
 _SECONDS_TO_KEY_FRAME: Final = 4  # as far as a player has to decode before it shows the moment that was asked for
+
+_SECONDS_OF_RATE: Final = 2  # over which the bits of a second are counted
 
 _COPIED_FORMATS: Final = frozenset({"yuv420p", "yuvj420p"})
 _COPIED_PROFILES: Final = frozenset({"Baseline", "Constrained Baseline", "Main", "High"})
@@ -33,6 +35,12 @@ _PROGRESSIVE: Final = frozenset({0, 1})  # AVFieldOrder: unknown, progressive
 _COPIED_CONTAINERS: Final = ("mov", "matroska")
 
 _MOST_REORDERED: Final = 16  # frames, of H.264
+# Of H.264's units (ITU-T H.264, table 7-1) what is shown, and what is needed for that. All else may say where and with
+# what it was taken (SEI, in which cameras write that) or whatever somebody put there.
+_SHOWN: Final = "filter_units=pass_types=1-5|7|8"
+
+# Seconds for which nothing comes, as in a film of slides. What comes later still has a wrong timestamp rather.
+_LONGEST_PAUSE: Final = 3600.0
 
 Advance = Callable[[float], None]
 
@@ -67,15 +75,30 @@ def make(  # noqa: PLR0917
             heard = _Copied(output, audio, zero) if copied else soundtracks.Encoded(output, audio, spec, zero)
             tracks[audio.index] = heard
         for packet in packets(container, *(stream for stream in (video, audio) if stream)):
-            if packet.pts is not None:
-                end = packet.pts + (packet.duration or 0)
-                seconds = max(seconds, float(end * packet.time_base - zero))
+            begins, ends = _span(packet, zero)
+            if begins > min(seconds + _LONGEST_PAUSE, LONGEST_SECONDS):
+                continue
+            seconds = max(seconds, ends)
             output.mux([*tracks[packet.stream_index].packets(packet)])
             advance(seconds)
         for track in tracks.values():
             output.mux([*track.packets(None)])
         shown.check()
     return still.size if picture else fitting(still.size, spec), seconds
+
+
+def _span(packet: AnyPacket, zero: Fraction) -> tuple[float, float]:
+    """Seconds from the film's beginning on. Where the packet doesn't say, it is shown at the beginning, for no time.
+
+    A duration that is nonsense is taken from the packet.
+    """
+    at = packet.dts if packet.pts is None else packet.pts
+    if at is None:
+        return 0.0, 0.0
+    if not 0 <= (packet.duration or 0) * packet.time_base <= _LONGEST_PAUSE:
+        packet.duration = 0
+    begins = float(at * packet.time_base - zero)
+    return begins, begins + float((packet.duration or 0) * packet.time_base)
 
 
 def can_be_copied(container: InputContainer, stream: VideoStream, still: Still, spec: StreamSpec) -> bool:
@@ -92,7 +115,6 @@ def can_be_copied(container: InputContainer, stream: VideoStream, still: Still, 
         and not still.frame.interlaced_frame
         and not frames.is_high_dynamic_range(still.frame)
         and not frames.is_mirrored(still.turned)
-        and not frames.names_camera(still.frame)
         and frames.pixel_aspect(stream) == 1
         and width <= spec.width
         and height <= spec.height
@@ -113,7 +135,10 @@ class _Copied:
 
     def __init__(self, output: OutputContainer, source: Stream, zero: Fraction) -> None:
         assert source.time_base is not None
+        self._clock = source.time_base
         self._target = output.add_stream_from_template(source, opaque=True)
+        pictures = isinstance(source, VideoStream)
+        self._filter = BitStreamFilterContext(_SHOWN, source, self._target) if pictures else None
         self._zero = round(zero / source.time_base)
         self._waiting: list[AnyPacket] = []
         self._last: int | None = None
@@ -138,8 +163,20 @@ class _Copied:
                 continue  # damaged; a player would stop here
             self._last = dts
             packet.pts, packet.dts = packet.pts - self._zero, dts - self._zero
-            packet.stream = self._target
-            yield packet
+            for shown in self._shown(packet):
+                shown.time_base, shown.stream = self._clock, self._target
+                yield shown
+
+    def _shown(self, packet: AnyPacket) -> list[AnyPacket]:
+        """The packet without what isn't shown; nothing, where it is damaged or that is all it had."""
+        if self._filter is None:
+            return [packet]
+        try:
+            return [*self._filter.filter(packet)]
+        except av.FFmpegError as error:
+            if isinstance(error, MemoryError):
+                raise
+            return []
 
     def check(self) -> None:
         if self._last is None:
@@ -174,7 +211,8 @@ class _Encoded:
         if packet is None:
             for each in self._shown.rest():
                 yield from self._encode(each)
-            yield from self._target.encode(None)
+            with _encoding():
+                yield from self._target.encode(None)
 
     def check(self) -> None:
         """Raises ProcessingFailed CORRUPT where more is damaged than not."""
@@ -194,14 +232,21 @@ class _Encoded:
 
     def _encode(self, frame: VideoFrame) -> Iterator[AnyPacket]:
         frame.pict_type = PictureType.NONE  # else the encoder takes the decoder's word for what it should become
-        yield from self._target.encode(frame)
+        with _encoding():
+            yield from self._target.encode(frame)
 
 
 def _h264(output: OutputContainer, size: tuple[int, int], rate: Fraction, spec: StreamSpec) -> VideoStream:
     stream = output.add_stream(
         "libx264",
         rate=rate,
-        options={"preset": spec.preset, "crf": str(spec.quality), "profile": "high"},
+        options={
+            "preset": spec.preset,
+            "crf": str(spec.quality),
+            "profile": "high",
+            "maxrate": str(spec.most_bits_per_second),
+            "bufsize": str(spec.most_bits_per_second * _SECONDS_OF_RATE),
+        },
         time_base=Fraction(1, _CLOCK),
     )
     assert isinstance(stream, VideoStream)
@@ -211,8 +256,19 @@ def _h264(output: OutputContainer, size: tuple[int, int], rate: Fraction, spec: 
     context.colorspace = context.color_primaries = context.color_trc = frames.BT709
     context.color_range = frames.LIMITED_RANGE
     context.gop_size = max(1, round(rate * _SECONDS_TO_KEY_FRAME))
-    context.thread_count = _CORES
+    context.thread_count = THREADS
+    with _encoding():
+        context.open()
     return stream
+
+
+@contextmanager
+def _encoding() -> Iterator[None]:
+    """What fails within isn't the film's fault, and not to be taken for it."""
+    try:
+        yield
+    except av.FFmpegError as error:
+        raise ProcessingFailed(FailureCode.CRASHED, "There was no room to encode this film.") from error
 
 
 def _rate(stream: VideoStream) -> Fraction:

@@ -15,6 +15,9 @@ JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | Non
 # Part of every digest. Raise it when the same spec would give other bytes: another filter, colour treatment, encoder.
 PIPELINE_VERSION: Final = 2
 
+# What variants are made as.
+_EXTENSIONS: Final = {"image/webp": "webp", "video/mp4": "mp4"}
+
 # 48 bits: enough to keep the few specs that one media ever sees apart, short enough for a file name.
 _DIGEST_HEX_DIGITS: Final = 12
 
@@ -27,6 +30,10 @@ class VariantName(StrEnum):
     POSTER = "POSTER"
     PREVIEW = "PREVIEW"
     STREAM = "STREAM"
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(tuple(map(str, parts))).encode()).hexdigest()[:_DIGEST_HEX_DIGITS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +77,14 @@ class PreviewSpec(_Spec):
 @dataclass(frozen=True, slots=True)
 class StreamSpec(_Spec):
     """A film in H.264 and AAC, in an MP4 whose index comes first: within `width` x `height`, or upright within both
-    swapped. `quality` is x264's constant rate factor, `preset` its name for how much it tries."""
+    swapped. `quality` is x264's constant rate factor, `preset` its name for how much it tries; pictures that would take
+    more bits than `most_bits_per_second` at that quality get a lower one."""
 
     width: int
     height: int
     quality: int
     preset: str
+    most_bits_per_second: int
     audio_bits_per_second: int
 
 
@@ -92,7 +101,14 @@ STILL_VARIANTS: Final = (_THUMBNAIL, _SMALL, _MEDIUM, VariantSpec(VariantName.PO
 PREVIEW: Final = PreviewSpec(VariantName.PREVIEW, 480, 480, seconds=4, frames_per_second=8, quality=60, effort=1)
 # Measured on 1080p HEVC of 30 frames a second: "veryfast" takes 0.92 s of one core for a second of film, decoding
 # included; "superfast" 0.75 for twice the bytes, "faster" 1.6 for no fewer.
-STREAM: Final = StreamSpec(VariantName.STREAM, 1920, 1080, quality=23, preset="veryfast", audio_bits_per_second=160_000)
+STREAM: Final = StreamSpec(
+    VariantName.STREAM,
+    *(1920, 1080),
+    quality=23,
+    preset="veryfast",
+    most_bits_per_second=12_000_000,  # twice what films take; noise took 50
+    audio_bits_per_second=160_000,
+)
 
 SPECS: Final[dict[MediaKind, tuple[Spec, ...]]] = {
     MediaKind.IMAGE: PICTURE_VARIANTS,
@@ -102,13 +118,14 @@ SPECS: Final[dict[MediaKind, tuple[Spec, ...]]] = {
 }
 
 
+# What there is of a film before its STREAM, which is made in a second step; and how much of the work that is.
+BEFORE_STREAM: Final = 0.15
+FILM_WITHOUT_STREAM: Final = _digest(*(spec.digest for spec in (*STILL_VARIANTS, PREVIEW)))
+
+
 def recipe(kind: MediaKind) -> str:
     """Digest of all that is made of a kind: what was made by another is out of date."""
     return _digest(*(spec.digest for spec in SPECS[kind]))
-
-
-def _digest(*parts: object) -> str:
-    return hashlib.sha256(repr(tuple(map(str, parts))).encode()).hexdigest()[:_DIGEST_HEX_DIGITS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +164,11 @@ class Rendered:
     width: int
     height: int
     size_bytes: int
+
+
+def variant_path(into: Path, name: VariantName, digest: str, content_type: str) -> Path:
+    """Where a child leaves a variant, and its parent finds it. Raises KeyError: variants have no such type."""
+    return into / f"{name.lower()}-{digest}.{_EXTENSIONS[content_type]}"
 
 
 @dataclass(frozen=True, slots=True)

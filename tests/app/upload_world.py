@@ -24,12 +24,13 @@ from app import people, profiles
 from app.access import Viewer
 from app.files import file_routes
 from app.migrate import migrate
+from app.rendering import Sandboxes
 from app.settings import load
 from app.tables import EntityKind, UserAccount, UserRole
 from app.wiring import open_services
 from processing.failures import FailureCode
 from processing.identify import HEAD_BYTES
-from processing.kinds import JPEG, PNG, WAV, FileType, MediaKind
+from processing.kinds import JPEG, PNG, WAV, FileType
 from processing.limits import Limits
 from processing.sandbox import Sandbox
 from storage.base import ObjectStorage, SignedRequest, StorageUnavailable
@@ -217,7 +218,7 @@ class World:
         self.services = replace(services, clock=lambda: self.now, storage=cast("ObjectStorage", self.storage))
         sandbox = Sandbox(Limits(), 1, scratch=services.scratch)
         self._stack.push_async_callback(sandbox.close)
-        self.sandboxes = dict.fromkeys(MediaKind, sandbox)
+        self.sandboxes = Sandboxes(sandbox, sandbox)  # no films
         app: Any = Litestar(
             [file_routes(services.storage)], openapi_config=None
         )  # whose types are narrower than httpx's

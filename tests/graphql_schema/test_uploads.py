@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,7 +33,7 @@ FORMATS = {
 DAMAGED = {"code": "CORRUPT", "message": "The file is damaged or incomplete."}
 LOCKED = {"code": "UNSUPPORTED", "message": "The document is encrypted: it can't be read without its password."}
 # Content, kind, content type; and why it can't be read, or what is found.
-OTHERS = {
+OTHERS: dict[str, tuple[Callable[[], bytes], str, str, Json]] = {
     "mp4": (tiny_mp4, "VIDEO", "video/mp4", DAMAGED),
     "heic": (tiny_heic, "IMAGE", "image/heic", DAMAGED),
     "locked.pdf": (lambda: encrypted(b"secret"), "DOCUMENT", "application/pdf", LOCKED),

@@ -15,6 +15,7 @@ from processing.kinds import FileType
 from processing.limits import MIB, Limits
 from processing.sandbox import Sandbox
 from processing.variants import Progress, Rendered
+from tests.processing import entire
 
 READY: Final = "READY"
 
@@ -61,7 +62,7 @@ def peak_bytes(child: psutil.Process) -> int:
 async def endings(scratch: Path) -> AsyncIterator[Endings]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("processing.sandbox._FILES", 1_000_000)  # so that a child that ends has crashed
-        box = Sandbox(LIMITS, 1, scratch=scratch)
+        box = Sandbox(LIMITS, 1, scratch=scratch, producer=entire.produce)
         try:
             yield Endings(box, scratch)
         finally:

@@ -9,8 +9,9 @@ from typing import Final
 import av
 import pillow_heif
 from av.audio.stream import AudioStream
+from av.container import OutputContainer
 from av.video.stream import VideoStream
-from PIL import ExifTags
+from PIL import ExifTags, Image
 
 from processing import kinds
 from processing.kinds import FileType
@@ -51,34 +52,48 @@ def sample(type: FileType) -> bytes:  # noqa: A002
     return _MAKERS[type]()
 
 
-def film(type: FileType, frames: int = _FRAMES, sound: bool = True) -> bytes:  # noqa: A002
-    """A second of four colours, as long as there are frames."""
+def film(type: FileType, frames: int | None = _FRAMES, sound: bool = True) -> bytes:  # noqa: A002
+    """A second of four colours, as long as there are frames; None: not even a track for them.
+
+    With when and where, if the container has room for it.
+    """
     container_name, video_codec, audio_codec = _FILMS[type]
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=container_name) as container:
-        video = container.add_stream(video_codec, rate=_FRAMES_PER_SECOND)
-        assert isinstance(video, VideoStream)
-        video.width, video.height = FILM_SIZE
-        video.pix_fmt = "yuvj420p" if video_codec == "mjpeg" else "yuv420p"
+        video = _pictures(container, video_codec) if frames is not None else None
         audio = container.add_stream(audio_codec, rate=48_000, layout="stereo") if sound else None
         assert audio is None or isinstance(audio, AudioStream)
-        container.metadata["creation_time"] = "2024-05-01T12:00:00Z"
-        for at in range(frames):
-            picture: av.VideoFrame = av.VideoFrame.from_image(quadrants(*FILM_SIZE))  # type: ignore[no-untyped-call]
-            picture.pts, picture.time_base = at, Fraction(1, _FRAMES_PER_SECOND)
-            container.mux(video.encode(picture))
-        container.mux(video.encode(None))
+        container.metadata.update({"creation_time": "2024-05-01T12:00:00Z", "location": "+48.2083+016.3700/"})
+        if video is not None:
+            for at in range(frames or 0):
+                picture: av.VideoFrame = av.VideoFrame.from_image(quadrants(*FILM_SIZE))  # type: ignore[no-untyped-call]
+                picture.pts, picture.time_base = at, Fraction(1, _FRAMES_PER_SECOND)
+                container.mux(video.encode(picture))
+            container.mux(video.encode(None))
         if audio is not None:
             container.mux(audio.encode(samples(0, round(_SOUND_SECONDS * 48_000))))
             container.mux(audio.encode(None))
     return buffer.getvalue()
 
 
+def _pictures(container: OutputContainer, codec: str) -> VideoStream:
+    stream = container.add_stream(codec, rate=_FRAMES_PER_SECOND)
+    assert isinstance(stream, VideoStream)
+    stream.width, stream.height = FILM_SIZE
+    stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    return stream
+
+
 def photo(type: FileType) -> bytes:  # noqa: A002
-    """With EXIF that says when and where."""
+    # In bytes: of an `Exif`, Pillow writes no more than the first directory into a TIFF.
+    return encoded(quadrants(*SIZE), type, exif=_exif().tobytes())
+
+
+def _exif() -> Image.Exif:
+    """Says when and where."""
     tags = exif(DateTimeOriginal="2024:05:01 12:00:00", OffsetTimeOriginal="+02:00", FNumber=2.8, LensModel="50mm")
     tags[ExifTags.Base.Make] = "Heirloom"
-    return encoded(quadrants(*SIZE), type, exif=with_place(tags, ((48.0, 12.0, 30.0), "N"), ((16.0, 22.0, 12.0), "E")))
+    return with_place(tags, ((48.0, 12.0, 30.0), "N"), ((16.0, 22.0, 12.0), "E"))
 
 
 def _animation() -> bytes:
@@ -87,12 +102,18 @@ def _animation() -> bytes:
 
 def _heif() -> bytes:
     buffer = io.BytesIO()
-    pillow_heif.from_pillow(quadrants(*SIZE)).save(buffer, enc_params={"preset": "ultrafast"})
+    pillow_heif.from_pillow(quadrants(*SIZE)).save(buffer, exif=_exif().tobytes(), enc_params={"preset": "ultrafast"})
     return buffer.getvalue()
 
 
 def _raw(type: FileType) -> bytes:  # noqa: A002
-    return rawfiles.raw(type, rawfiles.jpeg(quadrants(*rawfiles.SENSOR)), rawfiles.SENSOR)
+    preview = rawfiles.jpeg(quadrants(*rawfiles.SENSOR))
+    return rawfiles.raw(type, preview, rawfiles.SENSOR, camera=_CAMERA, place=_PLACE)
+
+
+# As in `_exif`.
+_CAMERA: Final[rawfiles.Tags] = {36867: b"2024:05:01 12:00:00\0", 36881: b"+02:00\0", 42036: b"50mm\0"}
+_PLACE: Final[rawfiles.Tags] = {1: b"N\0", 2: (48, 1, 12, 1, 30, 1), 3: b"E\0", 4: (16, 1, 22, 1, 12, 1)}
 
 
 def _cover() -> bytes:
@@ -106,7 +127,7 @@ _MAKERS: Final[dict[FileType, Callable[[], bytes]]] = {
     kinds.HEIC: _heif,
     kinds.DNG: lambda: _raw(kinds.DNG),
     kinds.NEF: lambda: _raw(kinds.NEF),
-    kinds.RAF: lambda: rawfiles.raf(rawfiles.jpeg(quadrants(*rawfiles.SENSOR))),
+    kinds.RAF: lambda: rawfiles.raf(rawfiles.jpeg(quadrants(*rawfiles.SENSOR), _exif())),
     **{type_: lambda type_=type_: film(type_) for type_ in _FILMS},  # type: ignore[misc]
     kinds.MP3: lambda: id3((FRONT_COVER, _cover()), title="Tone") + bare(tone(kinds.MP3, _SOUND_SECONDS)),
     kinds.M4A: lambda: with_m4a_cover(tone(kinds.M4A, _SOUND_SECONDS, tags={"title": "Tone"}), _cover()),

@@ -19,8 +19,7 @@ from typing import Final
 from processing.failures import FailureCode, ProcessingFailed
 from processing.kinds import FileType
 from processing.limits import MIB, Limits
-from processing.reports import variant_path
-from processing.variants import JSON, Facts, Progress, Rendered, Tell, VariantName
+from processing.variants import JSON, Facts, Progress, Rendered, Tell, VariantName, variant_path
 
 DIGEST: Final = "0123456789ab"
 

@@ -28,16 +28,18 @@ async def files(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Endin
 async def assert_endings(files: Endings, corpus: Iterable[Broken]) -> None:
     """Of each; and of a good one after each, which is the same child's work unless that had to end."""
     surprises = {}
+    before = files.child()
     for broken in corpus:
-        before = files.child()
         ending = await files.of(broken.data, broken.type)
         if ending not in broken.outcomes:
             surprises[broken.name] = ending
         assert await files.of(sample(kinds.PNG), kinds.PNG) == READY
         after = files.child()
+        assert after is not None, broken.name
         assert (before == after) == (ending not in (CRASHED, TIMEOUT)), broken.name
-        if sys.platform == "linux" and after is not None:
+        if sys.platform == "linux":
             assert peak_bytes(after) < MOST_MEMORY, broken.name
+        before = after
     assert surprises == {}
 
 

@@ -15,10 +15,10 @@ from processing import kinds
 from processing.failures import FailureCode, ProcessingFailed
 from processing.kinds import FileType
 from processing.limits import Limits
-from processing.pipeline import produce
 from processing.variants import Facts, Progress, Rendered, VariantName
 from tests.processing.filmfiles import SIZE, Film, Sound, blocks, with_gps_in_its_pictures
 from tests.processing.pictures import BLUE, CORNERS, GREEN, RED, WHITE, close, corners, label, quadrants
+from tests.processing.whole import produce
 
 LIMITS = Limits()
 BLACK = Image.new("RGB", SIZE)
@@ -466,14 +466,17 @@ def _places(data: bytes) -> list[tuple[int, int]]:
         return [(packet.pos or 0, packet.size) for packet in container.demux(video=0) if packet.size]
 
 
-def test_a_film_without_pictures(made: Produce) -> None:
+def test_a_film_of_sound_alone_is_a_recording(made: Produce) -> None:
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as output:
         stream = output.add_stream("aac", rate=8_000)
         for block in blocks(Sound(rate=8_000), 1):
             output.mux(stream.encode(block))
         output.mux(stream.encode(None))
-    assert failure(made, file.getvalue()) is FailureCode.UNSUPPORTED
+    result = made(file.getvalue())
+    assert (result.facts.width, result.facts.duration, result.facts.looks) == (None, pytest.approx(1, abs=0.25), None)
+    assert result.facts.tags["AudioCodec"] == "aac"
+    assert [each for each in result.told if isinstance(each, Rendered)] == []
 
 
 def test_a_cover_is_no_film(made: Produce) -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from processing.failures import FailureCode, ProcessingFailed
 from processing.limits import Limits
-from processing.reports import LINE_BYTES, NoReport, Receiver, Reporter, variant_path
-from processing.variants import Facts, Looks, Progress, Rendered, VariantName
+from processing.reports import LINE_BYTES, NoReport, Receiver, Reporter
+from processing.variants import Facts, Looks, Progress, Rendered, VariantName, variant_path
 from tests.processing.sandboxes import PATIENCE, Strangers, strangers_in
 
 DIGEST = "0123456789ab"
