@@ -18,8 +18,7 @@ class ProcessingFailed(Exception):
     """An expected failure. `message` is shown to people: no paths in it, and no words of a library."""
 
     def __init__(self, code: FailureCode, message: str) -> None:
-        # Both go to Exception: pickling rebuilds an exception from its args, and this one comes from a child process.
-        super().__init__(code, message)
+        super().__init__(message)
         self.code = code
         self.message = message
 

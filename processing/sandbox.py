@@ -22,8 +22,6 @@ from processing.limits import Limits
 from processing.reports import LINE_BYTES, NoReport, Receiver, is_ready, write
 from processing.variants import Facts, Progress, Rendered
 
-__all__ = ["Limits", "Sandbox"]
-
 Told: TypeAlias = Callable[[Rendered | Progress], None]
 
 _NICENESS: Final = 5  # requests and the database go before pictures

@@ -33,6 +33,7 @@ class Sound:
     rate: int = 48_000
     layout: str = "stereo"
     begins: float = 0.0  # seconds after the pictures
+    pause: float = 0.0  # seconds without any, after each block
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +148,7 @@ def blocks(sound: Sound, seconds: float) -> Iterable[av.AudioFrame]:
             plane.update(tone.tobytes())
         block.sample_rate = sound.rate
         block.time_base = Fraction(1, sound.rate)
-        block.pts = start + round(sound.begins * sound.rate)
+        block.pts = start + round((sound.begins + start // size * sound.pause) * sound.rate)
         yield from _fitting(block, sound)
 
 

@@ -1,7 +1,7 @@
 import io
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
@@ -11,11 +11,11 @@ import av
 import pytest
 from PIL import Image
 
-from processing import kinds
+from processing import films, kinds
 from processing.failures import FailureCode, ProcessingFailed
 from processing.kinds import FileType
 from processing.limits import Limits
-from processing.variants import Facts, Progress, Rendered, VariantName
+from processing.variants import STREAM, Facts, Progress, Rendered, VariantName
 from tests.processing.filmfiles import SIZE, Film, Sound, blocks, with_gps_in_its_pictures
 from tests.processing.pictures import BLUE, CORNERS, GREEN, RED, WHITE, close, corners, label, quadrants
 from tests.processing.whole import produce
@@ -89,6 +89,23 @@ def tracks(path: Path) -> list[tuple[str, str]]:
 def encoded(path: Path, kind: str) -> list[bytes]:
     with av.open(path) as container:
         return [bytes(packet) for packet in container.demux(**{kind: 0}) if packet.size]
+
+
+def units(path: Path) -> list[list[bytes]]:
+    """Of each picture in H.264, what an MP4 or a Matroska file has behind their lengths."""
+    return [list(_units(packet)) for packet in encoded(path, "video")]
+
+
+def _units(packet: bytes) -> Iterator[bytes]:
+    while packet:
+        size = int.from_bytes(packet[:4])
+        yield packet[4 : 4 + size]
+        packet = packet[4 + size :]
+
+
+def shown(path: Path) -> list[list[bytes]]:
+    """The units without those that say something else than what is to be seen (SEI)."""
+    return [[unit for unit in picture if unit[0] & 31 != 6] for picture in units(path)]
 
 
 def seconds(path: Path, kind: Literal["video", "audio"]) -> list[float]:
@@ -259,7 +276,7 @@ def test_the_preview_moves(made: Produce) -> None:
 def test_what_plays_already_is_copied(made: Produce, tmp_path: Path) -> None:
     film = made(Film())
     source = tmp_path / "source"
-    assert encoded(film.stream, "video") == encoded(source, "video")
+    assert units(film.stream) == shown(source)
     assert encoded(film.stream, "audio") == encoded(source, "audio")
     assert seconds(film.stream, "video") == seconds(source, "video")
 
@@ -268,7 +285,7 @@ def test_what_plays_already_is_copied(made: Produce, tmp_path: Path) -> None:
 def test_frames_in_another_order_are_copied_too(made: Produce, tmp_path: Path, type_: FileType) -> None:
     pictures = [Image.new("RGB", SIZE, (8 * index, 255 - 8 * index, 128)) for index in range(30)]
     film = made(Film(type=type_, pictures=pictures, options={"preset": "medium", "bf": "3"}))
-    assert encoded(film.stream, "video") == encoded(tmp_path / "source", "video")
+    assert units(film.stream) == shown(tmp_path / "source")
     assert [round(10 * each) for each in seconds(film.stream, "video")] == list(range(30))
 
 
@@ -286,16 +303,18 @@ def test_the_index_comes_first_and_nothing_is_told_of_the_maker(made: Produce, c
         assert not {"exif", "xmp", "icc_profile"} & set(film.picture(name).info)
 
 
-def test_pictures_that_say_where_they_were_taken_are_not_copied(made: Produce, tmp_path: Path) -> None:
+def test_pictures_are_copied_without_what_they_say(made: Produce, tmp_path: Path) -> None:
     film = made(with_gps_in_its_pictures(Film(sound=None).encoded()))
-    assert b"MDPMgps48.2082" in (tmp_path / "source").read_bytes()
+    source = tmp_path / "source"
+    assert b"MDPMgps48.2082" in source.read_bytes()
     assert b"MDPM" not in film.stream.read_bytes()
+    assert units(film.stream) == shown(source) != units(source)
     assert close(corners(film.frame()), CORNERS)
 
 
 def test_pictures_and_sound_are_copied_each_apart(made: Produce, tmp_path: Path) -> None:
     film = made(Film(type=kinds.MOV, sound=Sound(codec="pcm_s16le")))
-    assert encoded(film.stream, "video") == encoded(tmp_path / "source", "video")
+    assert units(film.stream) == shown(tmp_path / "source")
     assert tracks(film.stream) == [("video", "h264"), ("audio", "aac")]
 
 
@@ -336,6 +355,13 @@ def test_sound_that_begins_later_stays_in_time(made: Produce) -> None:
     assert loud[0] == pytest.approx(0.5, abs=0.05)
 
 
+def test_silence_is_put_in_within_reason(made: Produce) -> None:
+    # Each frame of sound comes nearly a minute after the one before.
+    film = made(Film(type=kinds.MKV, codec="mpeg4", sound=Sound(pause=58.0)))
+    assert max(seconds(film.stream, "audio")) == pytest.approx(58, abs=1)
+    assert len(seconds(film.stream, "video")) == 10
+
+
 @pytest.mark.parametrize("codec", ["libx264", "libx265"])
 def test_frames_keep_their_times(made: Produce, codec: str) -> None:
     moments = [0, 40, 400, 440, 1000, 1033, 2000]
@@ -343,9 +369,34 @@ def test_frames_keep_their_times(made: Produce, codec: str) -> None:
     assert [round(1000 * each) for each in seconds(film.stream, "video")] == moments
 
 
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+@pytest.mark.parametrize("wrong", [40_000_000, 2_000_000_000_000, 10**16])
+def test_a_wrong_time_costs_one_frame(made: Produce, codec: str, wrong: int) -> None:
+    moments = [0, 40, 80, 120, wrong]
+    options = {"x264-params": "bframes=0"} if codec == "libx264" else {}
+    film = made(
+        Film(type=kinds.MKV, codec=codec, pictures=[quadrants(*SIZE)] * 5, moments=moments, sound=None, options=options)
+    )
+    assert [round(1000 * each) for each in seconds(film.stream, "video")] == moments[:-1]
+    assert film.facts.duration == pytest.approx(0.16, abs=0.05)
+
+
+def test_slides_may_last(made: Produce) -> None:
+    moments = [0, 900_000, 4_400_000]
+    film = made(Film(type=kinds.MKV, codec="mpeg4", pictures=[quadrants(*SIZE)] * 3, moments=moments, sound=None))
+    assert [round(1000 * each) for each in seconds(film.stream, "video")] == moments
+
+
 def test_more_frames_than_anybody_sees_are_halved(made: Produce) -> None:
     film = made(Film(pictures=[quadrants(*SIZE)] * 60, rate=120, sound=None))
     assert [round(60 * each) for each in seconds(film.stream, "video")] == list(range(30))
+
+
+def test_noise_takes_no_more_than_a_line_carries(made: Produce, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = [Image.effect_noise(SIZE, 100).convert("RGB") for _ in range(40)]
+    monkeypatch.setattr(films, "STREAM", replace(STREAM, most_bits_per_second=100_000))
+    film = made(Film(codec="mpeg4", pictures=noise, sound=None))  # four seconds, and two that may come at once
+    assert film.variant(VariantName.STREAM).size_bytes * 8 < 100_000 * (4 + 2)
 
 
 def test_interlaced_pictures_become_progressive(made: Produce) -> None:

@@ -20,7 +20,8 @@ from PIL import Image
 
 from processing import kinds, sandbox
 from processing.failures import FailureCode, ProcessingFailed
-from processing.sandbox import Limits, Sandbox
+from processing.limits import Limits
+from processing.sandbox import Sandbox
 from processing.variants import Progress, Rendered, VariantName
 from tests.processing.pictures import chunk, encoded, quadrants
 from tests.processing.sandboxes import PATIENCE, Strangers, ended, strangers_in, until, written
