@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from piccolo.querystring import QueryString
 
+from app.jobs import RENDERING
 from app.piccolo_conf import DB
 
 PAGE: Final = 2_000  # rows read at once
@@ -54,8 +55,10 @@ _PAGE: Final = f"""
 _AGAIN: Final = f"""
     {_ORIGINALS} WHERE media.id = ANY({{}}) UNION ALL {_VARIANTS} WHERE variant.id = ANY({{}})
 """
-# Variants that a worker may just be storing, their rows still to come, belong to media that wait or are in work.
+# Variants that a worker may just be storing, their rows still to come, belong to media that wait or are in work, or
+# READY and to be rendered anew: of these only the queue tells.
 _CLAIMED: Final = f"""
+    WITH rendering AS (SELECT convert_from(payload, 'UTF8')::jsonb ->> 'media' AS id FROM ({RENDERING}) AS jobs)
     SELECT storage_key AS key FROM media WHERE storage_key = ANY({{}}) AND NOT {_TOMBSTONE}
     UNION ALL
     SELECT storage_key FROM variant WHERE storage_key COLLATE "C" = ANY({{}})
@@ -71,7 +74,7 @@ _CLAIMED: Final = f"""
         SELECT FROM media
         WHERE media.storage_key COLLATE "C" >= suspect.stem || '.'
           AND media.storage_key COLLATE "C" < suspect.stem || '/' -- the character after the dot
-          AND media.status IN ('UPLOADED', 'PROCESSING')
+          AND (media.status IN ('UPLOADED', 'PROCESSING') OR media.id::text IN (SELECT id FROM rendering))
         LIMIT 1
     ) AS in_work
 """

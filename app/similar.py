@@ -36,7 +36,7 @@ QUARTERS: Final = 4
 NEAR: Final = 7  # bits, up to which 1 in some quarter is enough
 REACH: Final = 11  # bits, up to which the index is used
 
-# Up to how many bits, and what a search costs: the unit takes 1 ms of the database or 2, among 100,000 media.
+# Up to how many bits, and what a search costs: the unit takes 1 to 4 ms of the database, among 100,000 media.
 COSTS: Final = {NEAR: 1, REACH: 5, BITS: 40}
 MOST_COST: Final = 200  # of an operation
 MOST_CANDIDATES: Final = 1_000  # of a search by the index; as many as the longest page

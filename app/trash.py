@@ -21,6 +21,7 @@ from storage.keys import medium_prefixes
 
 ERASE_BATCH: Final = 500
 PURGE_BATCH: Final = 500
+BUSY_DELAY: Final = timedelta(minutes=1)  # of what is to be erased, while a worker may be making it anew
 PUT_SLACK: Final = timedelta(minutes=5)  # a PUT that began while its URL was good goes on
 
 CAME_TO_NOTHING: Final = (UploadState.ABORTED.value, UploadState.EXPIRED.value)
@@ -198,16 +199,23 @@ async def erase(
     keys: Sequence[str],
     uploads: Sequence[tuple[str, str]] = (),
     variants: Sequence[str] = (),
+    media: str | None = None,
 ) -> None:
     """Delete originals and all that was ever rendered of them, unfinished uploads, and variants that were replaced.
 
-    Doing it twice is no harm.
+    Doing it twice is no harm. All of it is put off while variants are made of `media`, whose replaced ones these are.
     """
+    if media is not None and await _is_in_work(uuid.UUID(media)):
+        # By the same spec, taken up again meanwhile, the same keys are stored before there are rows that name them.
+        async with DB.transaction() as transaction:
+            await jobs.enqueue_erase(
+                transaction, keys, uploads=uploads, variants=variants, media=uuid.UUID(media), after=BUSY_DELAY
+            )
+        return
     for key, upload_id in uploads:
         await storage.abort_multipart(key, upload_id)
         faults.reach("erase.deleted")
     if variants:
-        # By the same spec, taken up again meanwhile, the same keys are made.
         rows = await Variant.select(Variant.storage_key).where(Variant.storage_key.is_in(list(variants)))
         await storage.delete(sorted(set(variants) - {row["storage_key"] for row in rows}))
     for key in keys:
@@ -223,3 +231,9 @@ async def erase(
                 batch.clear()
         await storage.delete(batch)
         faults.reach("erase.deleted")
+
+
+async def _is_in_work(media_id: uuid.UUID) -> bool:
+    """Whether a worker may just be storing variants of it, whose rows are still to come."""
+    in_work = Media.status.is_in([MediaStatus.UPLOADED.value, MediaStatus.PROCESSING.value])
+    return await Media.exists().where(Media.id == media_id, in_work) or await jobs.is_rendering(media_id)

@@ -20,7 +20,8 @@ async def store(storage: ObjectStorage, media: Media, made: Rendered) -> Variant
     """The bytes, and a row that is yet to be written. Raises ProcessingFailed STORAGE."""
     key = variant_key(media.storage_key, made.name, made.digest, extension_of(made.content_type))
     try:
-        await storage.put(key, made.path, size=made.size_bytes, content_type=made.content_type)
+        # Not handed over: the decoder that made it may have been taken over, and has it open.
+        await storage.put(key, made.path, size=made.size_bytes, content_type=made.content_type, handed_over=False)
     except StorageError as error:
         raise ProcessingFailed(FailureCode.STORAGE, "The storage does not answer.") from error
     return Variant(
@@ -54,4 +55,5 @@ async def put_in_place(
             values=[Variant.content_type, Variant.width, Variant.height, Variant.size_bytes, Variant.storage_key],
         )
     if rows:
-        await jobs.enqueue_erase(transaction, [], variants=[row["storage_key"] for row in rows], after=late)
+        replaced = [row["storage_key"] for row in rows]
+        await jobs.enqueue_erase(transaction, [], variants=replaced, media=media.id, after=late)

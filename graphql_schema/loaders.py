@@ -5,12 +5,14 @@ Loaders live for one operation, so nothing here outlives what its viewer may see
 
 from __future__ import annotations
 
+import asyncio
 import uuid
+from asyncio import Future
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
-from aiodataloader import DataLoader
+import aiodataloader
 
 from app import accounts, entities, media, people, profiles, similar, upload_sessions
 from app.access import Viewer
@@ -21,6 +23,17 @@ from storage.base import StoredPart
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
+
+
+class DataLoader(aiodataloader.DataLoader[K, V]):
+    """Gives everybody who waits for a key a future of their own.
+
+    Where a field fails, graphql-core cancels those beside it; with a shared future that would cancel the same key for
+    all the others who wait for it, elsewhere in the operation.
+    """
+
+    def load(self, key: K) -> Future[V]:
+        return asyncio.shield(super().load(key))
 
 
 def _one_each(load: Callable[[Sequence[K]], Awaitable[Sequence[V]]], key: Callable[[V], K]) -> DataLoader[K, V | None]:

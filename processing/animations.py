@@ -13,6 +13,10 @@ from processing.renditions import FOR_EVER
 # Formats whose further pictures are frames. In a TIFF they are pages, in a JPEG the other eye's view or a depth map.
 _FORMATS: Final = frozenset({"PNG", "WEBP", "AVIF"})
 
+# Of all frames together, and of their variants 50 MB and ten seconds at the most: noise takes 0.24 s a megapixel, what
+# people keep 0.05 to 0.15.
+_MOST_PIXELS: Final = 40_000_000
+
 # Nobody means a frame to be that short: browsers show it for a tenth of a second, and so did what it was made for.
 _TOO_SHORT: Final = 10  # milliseconds
 _INSTEAD: Final = 100
@@ -28,9 +32,11 @@ def is_animated(image: ImageFile.ImageFile) -> bool:
 def frames(image: ImageFile.ImageFile, limits: Limits) -> Iterator[tuple[Image.Image, int]]:
     """Each frame as it is shown, and its duration in milliseconds; valid until the next is asked for.
 
-    No more than `limits.frames`, and together no more pixels than one picture may have, but always the first.
+    No more than `limits.frames`, and together no more pixels than one picture or an animation may have, but always the
+    first.
     """
-    most = max(1, min(limits.frames, limits.pixels // (image.width * image.height)))
+    pixels = min(limits.pixels, _MOST_PIXELS)
+    most = max(1, min(limits.frames, pixels // (image.width * image.height)))
     found = _of_gif(image, limits) if image.format == "GIF" else _of_others(image)
     for frame, duration in islice(found, most):
         yield frame, min(duration, _LONGEST) if duration > _TOO_SHORT else _INSTEAD

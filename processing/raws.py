@@ -13,6 +13,7 @@ import rawpy
 from PIL import ExifTags, Image
 
 from processing import exif, images, kinds
+from processing.confinement import overwriting_memory
 from processing.failures import FailureCode, ProcessingFailed
 from processing.headers import dimensions
 from processing.kinds import FileType
@@ -79,7 +80,7 @@ def produce(file: BinaryIO, type: FileType, into: Path, limits: Limits, tell: Te
 
 def _preview(data: bytes) -> _Preview:
     try:
-        with rawpy.imread(io.BytesIO(data)) as raw:
+        with overwriting_memory(), rawpy.imread(io.BytesIO(data)) as raw:
             sizes = raw.sizes
             thumbnail = raw.extract_thumb()
             if not _is_of(data, thumbnail):

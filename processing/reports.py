@@ -6,8 +6,7 @@ that doesn't fit ends the child.
 
 import stat
 import time
-from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Protocol, TypeAlias
 
@@ -26,7 +25,13 @@ _SIGN_OF_LIFE_SECONDS: Final = 1.0
 _LINES: Final = 2000
 _LINES_A_SECOND: Final = 2
 _WORDS: Final = 10_000  # of an error, for the log: the end of a traceback
-
+# Of tags as JSON: a recording's take 92 KB, when each is as long as it may be. Pictures' lie in one another three deep.
+_TAGS_BYTES: Final = 128 * 1024
+_TAGS_DEPTH: Final = 8
+# Why a child may say that a file failed; and that it crashed, where an encoder did. The rest is the parent's to know.
+_ITS_CODES: Final = frozenset(
+    {FailureCode.CORRUPT, FailureCode.UNSUPPORTED, FailureCode.TOO_MANY_PIXELS, FailureCode.CRASHED}
+)
 
 # As far as the columns reach that they are kept in.
 _Side = Annotated[int, Meta(ge=1, le=2**31 - 1)]
@@ -65,7 +70,7 @@ class _Facts(_Message, tag="facts"):
     height: _Side | None
     duration: Annotated[float, Meta(ge=0, le=1e9)] | None
     page_count: _Count | None
-    taken_at: datetime | None
+    taken_at: Annotated[datetime, Meta(tz=True)] | None
     latitude: Annotated[float, Meta(ge=-90, le=90)] | None
     longitude: Annotated[float, Meta(ge=-180, le=180)] | None
     tags: dict[str, Any]
@@ -74,7 +79,7 @@ class _Facts(_Message, tag="facts"):
 
 class _Failure(_Message, tag="failure"):
     code: FailureCode
-    message: Annotated[str, Meta(max_length=1000)]
+    message: Annotated[str, Meta(max_length=1000, pattern=r"^[^\0]*$")]  # NUL is what no column keeps
 
 
 class _Trouble(_Message, tag="trouble"):
@@ -176,9 +181,11 @@ class Receiver:
         if self._lines > allowed or not line.endswith(b"\n"):
             raise NoReport
         try:
-            message = _decoder.decode(line)
-        except (msgspec.MsgspecError, RecursionError) as error:
+            return self._understood(_decoder.decode(line))
+        except (msgspec.MsgspecError, RecursionError, ValueError, OverflowError) as error:
             raise NoReport from error
+
+    def _understood(self, message: _Message) -> Rendered | Progress | Outcome | None:
         match message:
             case _Variant():
                 return self._variant(message)
@@ -186,7 +193,7 @@ class Receiver:
                 return self._progress(message.fraction)
             case _Facts():
                 return _facts(message)
-            case _Failure():
+            case _Failure() if message.code in _ITS_CODES:
                 return ProcessingFailed(message.code, message.message)
             case _Trouble(number=int(number)):
                 return OSError(number, message.words)
@@ -217,21 +224,26 @@ def _legible(words: str) -> str:
 
 
 def _facts(said: _Facts) -> Facts:
-    if any("\0" in text for text in _texts(said.tags)):  # which no column keeps
+    """Raises NoReport, ValueError, OverflowError: facts that no column keeps."""
+    if len(msgspec.json.encode(said.tags)) > _TAGS_BYTES:
         raise NoReport
+    _check(said.tags, _TAGS_DEPTH)
     values = msgspec.structs.asdict(said)
     looks = said.looks and Looks(**msgspec.structs.asdict(said.looks))
-    return Facts(**{**values, "looks": looks})
+    taken_at = said.taken_at and said.taken_at.astimezone(UTC)
+    return Facts(**{**values, "looks": looks, "taken_at": taken_at})
 
 
-def _texts(value: object) -> Iterator[str]:
+def _check(value: object, depth: int) -> None:
+    """Raises NoReport where there is NUL in a text, or more lies in one another."""
+    if depth < 0 or (isinstance(value, str) and "\0" in value):
+        raise NoReport
     match value:
-        case str():
-            yield value
-        case list():
-            for item in value:
-                yield from _texts(item)
         case dict():
-            for key, item in value.items():
-                yield key
-                yield from _texts(item)
+            within = [*value, *value.values()]
+        case list():
+            within = value
+        case _:
+            within = []
+    for item in within:
+        _check(item, depth - 1)

@@ -142,6 +142,7 @@ class _Copied:
         self._zero = round(zero / source.time_base)
         self._waiting: list[AnyPacket] = []
         self._last: int | None = None
+        self._read = self._damaged = 0
 
     def packets(self, packet: AnyPacket | None) -> Iterator[AnyPacket]:
         if packet is not None and packet.pts is None:
@@ -163,7 +164,10 @@ class _Copied:
                 continue  # damaged; a player would stop here
             self._last = dts
             packet.pts, packet.dts = packet.pts - self._zero, dts - self._zero
-            for shown in self._shown(packet):
+            found = self._shown(packet)
+            self._read += 1
+            self._damaged += not found
+            for shown in found:
                 shown.time_base, shown.stream = self._clock, self._target
                 yield shown
 
@@ -179,7 +183,8 @@ class _Copied:
             return []
 
     def check(self) -> None:
-        if self._last is None:
+        """Raises ProcessingFailed CORRUPT where more is damaged than not."""
+        if self._last is None or self._damaged * 2 > self._read:
             raise _nothing_left()
 
 

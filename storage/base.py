@@ -155,12 +155,15 @@ class ObjectStorage(Protocol):
     def bucket(self) -> str | None:
         """The S3 bucket; None where there is no such thing."""
 
-    async def put(self, key: str, source: bytes | Path, *, size: int, content_type: str) -> StoredObject:
+    async def put(
+        self, key: str, source: bytes | Path, *, size: int, content_type: str, handed_over: bool = True
+    ) -> StoredObject:
         """Store `source` (bytes, or a finished file) under `key`, replacing what is there; all of it or nothing.
 
         `content_type` is the one that the key's extension tells (ValueError otherwise). A file is handed over: local
-        storage may keep it by a hard link, so it can be deleted afterwards but must never be written to again.
-        Raises SizeMismatch unless the source has exactly `size` bytes.
+        storage may keep it by a hard link, so it can be deleted afterwards but must never be written to again. One
+        that is not, because somebody may have it open still, is copied. Raises SizeMismatch unless the source has
+        exactly `size` bytes.
         """
 
     def open(self, key: str, *, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:

@@ -67,9 +67,11 @@ class LocalStorage:
         self._window = SigningWindow(lifetime=lifetime, window=window)
         self._set_up()
 
-    async def put(self, key: str, source: bytes | Path, *, size: int, content_type: str) -> StoredObject:
+    async def put(
+        self, key: str, source: bytes | Path, *, size: int, content_type: str, handed_over: bool = True
+    ) -> StoredObject:
         check_content_type(key, content_type)
-        return await asyncio.to_thread(self._put, key, source, size)
+        return await asyncio.to_thread(self._put, key, source, size, handed_over)
 
     async def receive(self, key: str, chunks: AsyncIterable[bytes], *, size: int) -> StoredObject:
         """`put` of a stream. Raises SizeMismatch as soon as it is too long, and what the stream raises."""
@@ -202,10 +204,10 @@ class LocalStorage:
             raise InvalidKey(f"the key {key} leads through a symbolic link")
         return path
 
-    def _put(self, key: str, source: bytes | Path, size: int) -> StoredObject:
+    def _put(self, key: str, source: bytes | Path, size: int, may_link: bool) -> StoredObject:
         path = self._checked(key)
         with failures(f"storing {key}"), self._incoming.unfinished() as temporary:
-            facts = fill(temporary, source, size)
+            facts = fill(temporary, source, size, may_link=may_link)
             publish(temporary, path)
         return stored_object(key, facts)
 

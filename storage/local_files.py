@@ -4,7 +4,6 @@ import asyncio
 import errno
 import os
 import secrets
-import shutil
 import sys
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -137,21 +136,29 @@ def expect_room(folder: Path, size: int = 0) -> None:
             raise StorageUnavailable(f"the disk has no room for {size} bytes")
 
 
-def fill(target: Path, source: bytes | Path, size: int) -> os.stat_result:
-    """Make the new file `target` hold exactly the `size` bytes of `source`, durably; a link where that can be."""
+def fill(target: Path, source: bytes | Path, size: int, *, may_link: bool) -> os.stat_result:
+    """Make the new file `target` hold exactly the `size` bytes of `source`, durably; a link where that can be, and may.
+
+    Raises StorageUnavailable when the disk has come to its reserve by a copy.
+    """
     if isinstance(source, bytes):
         if len(source) != size:
             raise SizeMismatch(f"{len(source)} bytes were given, {size} announced")
         target.write_bytes(source)
-    elif not _link(source, target):
-        shutil.copyfile(source, target)
-    facts = target.stat()
-    if facts.st_size != size:
-        raise SizeMismatch(f"the source has {facts.st_size} bytes, {size} were announced")
+    elif not (may_link and _link(source, target)):
+        with FileIO(source) as original:
+            return _of_size(join(target, [original]), size)
+    _of_size(target.stat(), size)
     # A link keeps its source's time, by which a sweep for orphans would take a new object for an old one.
     os.utime(target)
     fsync(target)
     return target.stat()
+
+
+def _of_size(facts: os.stat_result, size: int) -> os.stat_result:
+    if facts.st_size != size:
+        raise SizeMismatch(f"the source has {facts.st_size} bytes, {size} were announced")
+    return facts
 
 
 def join(target: Path, sources: Iterable[FileIO]) -> os.stat_result:

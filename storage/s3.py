@@ -127,7 +127,15 @@ class S3Storage:
                 await storage._refresh_presigner()
             yield storage
 
-    async def put(self, key: str, source: bytes | Path, *, size: int, content_type: str) -> StoredObject:
+    async def put(
+        self,
+        key: str,
+        source: bytes | Path,
+        *,
+        size: int,
+        content_type: str,
+        handed_over: bool = True,  # noqa: ARG002 - a bucket holds copies in any case
+    ) -> StoredObject:
         check_content_type(validate_key(key), content_type)
         body = await body_of(source, size)
         attempts = self._calls.attempts()

@@ -29,6 +29,7 @@ from app.wiring import Services, open_services, open_storage
 from processing.variants import VariantName
 from storage.base import ObjectStorage, OpenUpload, StoredObject
 from storage.keys import variant_key
+from tests.app.test_renewal import LATER
 from tests.client import Account, Json, admitted, register
 from tests.contracts.rclone import rclone
 from tests.contracts.servers import aws_variables
@@ -304,6 +305,25 @@ async def test_what_is_being_processed_is_left_to_its_worker(server: Server, ada
         assert (await ada.settled(media))["failure"]["code"] == "STORAGE"
     assert await check(root, repair=True) == (True, {"ORPHAN": (1, 1)})
     assert not stored.exists()
+
+
+async def test_what_is_to_be_rendered_anew_is_left_to_its_worker(server: Server, ada: Account, root: Account) -> None:
+    """Its media stays READY meanwhile: that there is a job for it is all that tells."""
+    with working(server):
+        media, other = await pictures(ada, 2)
+    stored, stray = [
+        plant(server, variant_key((await keys_of(server, each))[0], "small", "0123")) for each in (media, other)
+    ]
+    for job in ("ingest", "stream"):
+        await execute(dsn_of(server), LATER, job, media)
+        assert await check(root) == (False, {"ORPHAN": (1, 0)})
+        await execute(dsn_of(server), "UPDATE pgqueuer SET status = 'picked'")
+        assert examples(await report_of(root)) == {
+            "ORPHAN": [(str(stray.relative_to(server.data_dir / "files")), None)]
+        }
+        await execute(dsn_of(server), "DELETE FROM pgqueuer")
+    assert await check(root, repair=True) == (True, {"ORPHAN": (2, 2)})
+    assert (stored.exists(), stray.exists()) == (False, False)
 
 
 def test_a_variant_tells_its_original() -> None:

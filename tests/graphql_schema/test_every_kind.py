@@ -16,7 +16,7 @@ from PIL import Image
 from processing import kinds
 from processing.kinds import FileType, MediaKind
 from tests.client import Account, Json
-from tests.processing.broken import HOSTILE
+from tests.processing.broken import HOSTILE, patched
 from tests.processing.pdffiles import encrypted
 from tests.processing.pictures import CORNERS, RED, close, corners, quadrants
 from tests.processing.samples import FILM_SIZE, SIZE, TYPES, sample
@@ -130,7 +130,7 @@ async def test_every_type_is_seen_and_tells_what_it_knows(server: Server, ada: A
     assert set(FOUND) == set(TYPES)
     for type_, media_id in zip(TYPES, ids, strict=True):
         await assert_found(ada, type_, await ada.ask(FACTS, id=media_id))
-    wait_for(lambda: not any(scratch.iterdir()))
+    wait_for(lambda: not any(scratch.glob("*/*")))
 
 
 async def assert_found(ada: Account, type_: FileType, media: Json) -> None:
@@ -165,12 +165,15 @@ def assert_looks(type_: FileType, looks: Json, small: Image.Image) -> None:
     assert 5 <= len(base64.b64decode(looks["thumbhash"], validate=True)) <= 25, type_
     assert re.fullmatch("[0-9a-f]{16}", looks["perceptualHash"]), type_
     if type_ in (kinds.PNG, kinds.TIFF, kinds.BMP):
-        assert looks["perceptualHash"] == str(imagehash.phash(quadrants(*SIZE)))
+        # Of a picture of such symmetry, some bits are the sign of a rounding error; of any other, half would differ.
+        expected_hash = int(str(imagehash.phash(quadrants(*SIZE))), 16)
+        assert (int(looks["perceptualHash"], 16) ^ expected_hash).bit_count() < 10, type_
 
 
 # ---------------------------------------------------------------- what would rather not be seen
 
-MOST_MEMORY: Final = 400 * 2**20  # of a worker, which decodes nothing itself
+# Of a worker, which decodes nothing itself: it has 75 MiB.
+MOST_MEMORY: Final = 200 * 2**20
 
 
 def hostile(way: str, name: str) -> bytes:
@@ -182,7 +185,7 @@ async def test_hostile_files_end_with_their_codes_and_the_worker_lives(
 ) -> None:
     film = sample(kinds.MP4)
     files = {
-        "bomb.gif": (hostile("gif", "gif that widens to billions of pixels"), "TOO_MANY_PIXELS"),
+        "bomb.mp4": (patched(film, film.index(b"stts") + 8, b"\xff" * 4), "TOO_MANY_PIXELS"),
         "inflated.png": (hostile("bombs", "png with 64 MiB in zTXt"), "CORRUPT"),
         "cut.mp4": (film[: len(film) // 2], "CORRUPT"),
         "locked.pdf": (encrypted(b"secret"), "UNSUPPORTED"),
@@ -207,4 +210,4 @@ async def test_hostile_files_end_with_their_codes_and_the_worker_lives(
     assert good["status"] == "READY"
     assert server.worker.poll() is None
     assert psutil.Process(server.worker.pid).memory_info().rss < MOST_MEMORY
-    wait_for(lambda: not any(scratch.iterdir()))
+    wait_for(lambda: not any(scratch.glob("*/*")))

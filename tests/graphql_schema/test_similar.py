@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.similar import MOST_CANDIDATES
 from tests.client import PASSWORD, Account, Client, Json
 from tests.graphql_schema.rows import EPOCH, dsn_of, execute, insert_media
 from tests.graphql_schema.test_statements import REGISTER, ask, in_this_process, logged, one_connection
@@ -32,6 +33,12 @@ FILL = """INSERT INTO media SELECT filled.* FROM media AS one,
         'perceptual_hash', lpad(to_hex(('x' || md5((number / 5)::text))::bit(64)::bigint
             # (1::bigint << number % 61) # (1::bigint << number % 59)), 16, '0'))) AS filled
     WHERE one.id = (SELECT id FROM media ORDER BY id LIMIT 1)"""
+
+# So many more of the same hash.
+MULTIPLY = """INSERT INTO media SELECT filled.* FROM media AS one,
+    generate_series(1, $1) AS number, LATERAL jsonb_populate_record(one, jsonb_build_object(
+        'id', gen_random_uuid(), 'public_id', one.public_id || number, 'storage_key', one.storage_key || number,
+        'sha256', md5(one.public_id || number) || md5(number::text))) AS filled"""
 
 FLAT, BLACK = "8000000000000000", "0000000000000000"
 REACH = 11  # bits, up to which the index is used
@@ -158,7 +165,7 @@ async def test_only_what_lists_show_the_viewer(unattended: Server, ida: Account,
     (private,) = await looking(unattended, bob, looks)
     (given,) = await looking(unattended, bob, looks, entity=(await ida.person())["id"], slot="photos")
     (own,) = await looking(unattended, ida, looks)
-    await looking(unattended, ida, looks, deleted_at=EPOCH)
+    await looking(unattended, ida, looks, deleted_at=datetime.now(UTC))
     await looking(unattended, ida, looks, lost_at=EPOCH)
     await looking(unattended, ida, looks, status="PENDING", sha256=None)
     public_id = (await ida.ask("query($id: ID!) { media(id: $id) { publicId } }", id=this))["publicId"]
@@ -202,7 +209,7 @@ async def test_a_list_costs_the_same_whatever_its_length(dsn: str, tmp_path: Pat
         spoken = []
         async with one_connection() as connection:
             await ask(client, LIST, first=1, within=0)
-            for first, within in ((10, 0), (40, 0), (40, 64)):
+            for first, within in ((10, 0), (40, 0), (4, 64)):
                 with logged(connection) as statements:
                     page = await ask(client, LIST, first=first, within=within)
                 spoken.append(len(statements))
@@ -213,19 +220,90 @@ async def test_a_list_costs_the_same_whatever_its_length(dsn: str, tmp_path: Pat
                     assert node["nearest"] == [{"media": {"id": twins[node["id"]]}}]
             await connection.execute("SELECT pg_stat_force_next_flush()")
             used = await connection.fetchval("SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = $1", INDEX)
-    # Who asks, the page; what is near, those media. What is far takes a statement of its own.
-    assert spoken == [4, 4, 5]
-    # By each search for what is near: twice for each of a list, but once where only one such was asked for.
-    assert used == 2 * (1 + 10 + 40) + 40
+    # Who asks, the page; what is near, with the four of a transaction, and the reset; those media. What is far takes a
+    # statement of its own.
+    assert spoken == [9, 9, 10]
+    # For the same and for what is near, twice for each of a list, but once where only one such was asked for.
+    assert used == 2 * (2 * (1 + 10 + 40) + 4)
 
 
-async def test_not_for_more_than_so_many(unattended: Server, ida: Account, looks: int) -> None:
-    await looking(unattended, ida, *[looks] * 67, tags=["alike"])  # others' public media is in the library too
-    three = " ".join(f"{name}: similar(first: {number}) {{ distance }}" for number, name in enumerate("abc"))
-    listed = 'library(filter: { tags: ["alike"] }, first: $first)'
-    query = f"query($first: Int) {{ {listed} {{ nodes {{ {three} }} }} }}"
-    assert len((await ida.ask(query, first=66))["nodes"]) == 66
-    answer = await ida.post(query, first=67)
-    assert answer["data"] is None
-    message = "Look-alikes are found for up to 200 media at once: ask for fewer."
-    assert {(error["message"], error["extensions"]["code"]) for error in answer["errors"]} == {(message, "BAD_INPUT")}
+TOO_MANY = "Look-alikes are found for up to 200 media at once, 40 beyond 7 bits, 5 beyond 11: ask for fewer."
+
+
+def searches(within: int, count: int) -> str:
+    """A fragment with so many different ones, for none, for one, for two …"""
+    each = "s{first}: similar(maxDistance: {within}, first: {first}) {{ distance }}"
+    return f"fragment S on Media {{ {' '.join(each.format(first=first, within=within) for first in range(count))} }}"
+
+
+@pytest.mark.parametrize(("within", "most"), [(7, 200), (8, 40), (11, 40), (12, 5), (64, 5)])
+async def test_so_much_is_looked_for_in_an_operation(
+    unattended: Server, ida: Account, looks: int, within: int, most: int
+) -> None:
+    this, _ = await looking(unattended, ida, looks, looks)
+    count = most if most < 100 else most // 2
+    names = [f"m{number}" for number in range(most // count)]
+    all_of_it = " ".join(f'{name}: media(id: "{this}") {{ ...S }}' for name in names)
+    expected = dict.fromkeys(names, [0] + [1] * (count - 1))
+    for _ in range(2):  # each operation anew
+        answer = await ida.post(f"{{ {all_of_it} }} {searches(within, count)}")
+        assert "errors" not in answer
+        nearest = {
+            name: [sum(one["distance"] == 0 for one in each) for each in found.values()]
+            for name, found in answer["data"].items()
+        }
+        assert nearest == expected
+    one_more = f'more: media(id: "{this}") {{ similar(maxDistance: {within}) {{ distance }} }}'
+    answer = await ida.post(f"{{ {all_of_it} {one_more} }} {searches(within, count)}")
+    assert [(error["message"], error["extensions"]) for error in answer["errors"]] == [
+        (TOO_MANY, {"code": "BAD_INPUT"})
+    ]
+    assert [*answer["data"].values()].count(None) == 1
+
+
+async def test_levels_of_an_operation_count_together(unattended: Server, ida: Account, looks: int) -> None:
+    """Ten alike, of each the nine others, of each again: 1 + 9 + 81, and a fourth level would be 729."""
+    this, *_ = await looking(unattended, ida, *[looks] * 10)
+    nested = "similar { distance }"
+    for _ in range(2):
+        nested = f"similar {{ media {{ id {nested} }} }}"
+    query = f'{{ media(id: "{this}") {{ id {{}} }} }}'
+    level = (await ida.ask(query.replace("{}", nested)))["similar"]
+    assert [len(each["media"]["similar"]) for each in level] == [9] * 9
+    answer = await ida.post(query.replace("{}", f"similar {{ media {{ id {nested} }} }}"))
+    assert {(each["message"], each["extensions"]["code"]) for each in answer["errors"]} == {(TOO_MANY, "BAD_INPUT")}
+    assert answer["data"] == {"media": None}
+
+
+async def test_each_operation_of_a_socket_is_one(unattended: Server, ida: Account, looks: int) -> None:
+    this, _ = await looking(unattended, ida, looks, looks)
+    async with ida.socket() as socket:
+        for _ in range(2):
+            query = f'{{ media(id: "{this}") {{ ...S }} }} {searches(FAR, 5)}'
+            (data,) = [data async for data in socket.subscribe(query)]
+            assert len(data["media"]) == 5
+
+
+async def test_what_takes_too_long_ends_and_no_crowd_hides_the_same(
+    dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with in_this_process(dsn, tmp_path) as client:
+        given = {"email": "max@example.org", "password": PASSWORD, "displayName": "Max"}
+        account = await ask(client, REGISTER, input=given)
+        client.headers["authorization"] = f"Bearer {account['accessToken']}"
+        await insert_media(dsn, account["user"]["id"], [{"perceptual_hash": "00ff00ff00ff00fe"}])
+        await execute(dsn, MULTIPLY, 5 * MOST_CANDIDATES)  # which the index gives first
+        this, same = await insert_media(dsn, account["user"]["id"], [{"perceptual_hash": "00ff00ff00ff00ff"}] * 2)
+        found = (await ask(client, SIMILAR, id=this, within=1, first=3))["similar"]
+        assert [each["distance"] for each in found] == [0, 1, 1]
+        assert found[0]["media"]["id"] == same
+
+        monkeypatch.setattr("app.similar.STATEMENT_TIMEOUT_MS", 1)
+        asked = {"query": SIMILAR, "variables": {"id": this, "within": 64}}
+        answer = (await client.post("/graphql", json=asked)).json()
+        (error,) = answer["errors"]
+        message = "Too much looks alike to be told that fast: ask for fewer, or for nearer ones."
+        assert (error["message"], error["extensions"]) == (message, {"code": "RATE_LIMITED"})
+        assert answer["data"] == {"media": None}
+        monkeypatch.undo()
+        assert (await ask(client, SIMILAR, id=this, within=64, first=1))["similar"] == found[:1]

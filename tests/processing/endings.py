@@ -15,7 +15,7 @@ from processing.kinds import FileType
 from processing.limits import MIB, Limits
 from processing.sandbox import Sandbox
 from processing.variants import Progress, Rendered
-from tests.processing import entire
+from tests.processing import whole
 
 READY: Final = "READY"
 
@@ -62,7 +62,7 @@ def peak_bytes(child: psutil.Process) -> int:
 async def endings(scratch: Path) -> AsyncIterator[Endings]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("processing.sandbox._FILES", 1_000_000)  # so that a child that ends has crashed
-        box = Sandbox(LIMITS, 1, scratch=scratch, producer=entire.produce)
+        box = Sandbox(LIMITS, 1, scratch=scratch, producer=whole.produce)
         try:
             yield Endings(box, scratch)
         finally:

@@ -3,10 +3,10 @@
 import io
 import math
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import av
 from av.audio.stream import AudioStream
@@ -33,7 +33,6 @@ class Sound:
     rate: int = 48_000
     layout: str = "stereo"
     begins: float = 0.0  # seconds after the pictures
-    pause: float = 0.0  # seconds without any, after each block
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,11 +112,29 @@ def with_gps_in_its_pictures(film: bytes) -> bytes:
         stream = source.streams.video[0]
         target = output.add_stream_from_template(stream)
         data = "h264_metadata=sei_user_data=17ee8c60-f84d-11d9-8cd6-0800200c9a66+MDPMgps48.2082"
-        filtered = BitStreamFilterContext(data, stream)
+        filtered = BitStreamFilterContext(data, stream, target)
         for packet in source.demux(stream):
             for each in filtered.filter(packet if packet.size else None):
                 each.stream = target
                 output.mux(each)
+    return file.getvalue()
+
+
+def retimed(film: Film, kind: Literal["video", "audio"], moment: Callable[[int], int]) -> bytes:
+    """In Matroska: what comes at which millisecond, by its number, whatever an encoder would make of that."""
+    file = io.BytesIO()
+    with av.open(io.BytesIO(film.encoded()), "r") as source, av.open(file, "w", format="matroska") as output:
+        targets = [output.add_stream_from_template(stream) for stream in source.streams]
+        number = 0
+        for packet in source.demux():
+            if not packet.size:
+                continue
+            if packet.stream.type == kind:
+                packet.time_base, packet.duration = _MILLISECOND, 0
+                packet.pts = packet.dts = moment(number)
+                number += 1
+            packet.stream = targets[packet.stream_index]
+            output.mux(packet)
     return file.getvalue()
 
 
@@ -148,7 +165,7 @@ def blocks(sound: Sound, seconds: float) -> Iterable[av.AudioFrame]:
             plane.update(tone.tobytes())
         block.sample_rate = sound.rate
         block.time_base = Fraction(1, sound.rate)
-        block.pts = start + round((sound.begins + start // size * sound.pause) * sound.rate)
+        block.pts = start + round(sound.begins * sound.rate)
         yield from _fitting(block, sound)
 
 

@@ -111,6 +111,7 @@ def raw(
     order: str = "<",
     camera: Tags | None = None,
     place: Tags | None = None,
+    preview_last: bool = False,
 ) -> bytes:
     """A file of a camera whose raw files are TIFFs. `size` is the sensor's as stored, `camera` and `place` are EXIF's.
 
@@ -124,10 +125,13 @@ def raw(
         MODEL: b"Heirloom One\0",
         ORIENTATION: orientation,
     }
+    if preview_last:
+        tags[SUB_DIRECTORIES] = file.directory(_sensor(file, size))
     if preview is not None:
         data, layout = (preview, 6) if isinstance(preview, bytes) else (preview.tobytes(), 1)
         tags |= _picture(file.add(data), len(data), preview_size, compression=layout)
-    tags[SUB_DIRECTORIES] = file.directory(_sensor(file, size))
+    if not preview_last:
+        tags[SUB_DIRECTORIES] = file.directory(_sensor(file, size))
     if type is kinds.DNG:
         tags |= {DNG_VERSION: b"\1\4\0\0", 50708: b"Heirloom One\0"}
     if camera is not None:

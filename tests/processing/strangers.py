@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from processing.confinement import overwriting_memory
 from processing.failures import FailureCode, ProcessingFailed
 from processing.kinds import FileType
 from processing.limits import MIB, Limits
@@ -91,6 +92,23 @@ def confinement(into: Path, tell: Tell) -> JSON:
         "temporary files": tempfile.gettempdir(),
         "own group": os.getpgrp() == os.getpid(),
     }
+
+
+def standing_when_memory_runs_out(into: Path, tell: Tell) -> JSON:
+    return int(Path("/proc/self/oom_score_adj").read_text())
+
+
+def look_at_memory(into: Path, tell: Tell, size: str) -> JSON:
+    """How much of what was in memory is there still when it is given out again, to those who want it overwritten."""
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = libc.memset.restype = ctypes.c_void_p
+    first = libc.malloc(ctypes.c_size_t(int(size)))
+    libc.memset(ctypes.c_void_p(first), ord("s"), ctypes.c_size_t(int(size)))
+    libc.free(ctypes.c_void_p(first))
+    with overwriting_memory():
+        again = libc.malloc(ctypes.c_size_t(int(size)))
+    assert again == first
+    return ctypes.string_at(again, int(size)).count(b"s")
 
 
 def use_threads(into: Path, tell: Tell) -> JSON:
@@ -205,9 +223,9 @@ def _connect(into: Path, parent: int) -> None:
         pass
 
 
-def _unshare(into: Path, parent: int) -> None:
+def _of_libc(name: str, *arguments: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(0x10000000) < 0:  # CLONE_NEWUSER
+    if libc[name](*map(ctypes.c_long, arguments)) < 0:
         raise OSError(ctypes.get_errno(), "")
 
 
@@ -232,11 +250,20 @@ TRESPASSES: Final[dict[str, Callable[[Path, int], object]]] = {
     "symbolic link": lambda into, parent: (into / "link").symlink_to("/etc/passwd"),
     "hard link": lambda into, parent: (into / "link").hardlink_to("/etc/passwd"),
     "pipe with a name": lambda into, parent: os.mkfifo(into / "fifo"),
+    "a file cut by name": lambda into, parent: os.truncate(into, 0),
+    "times": lambda into, parent: os.utime(into, (0, 0)),
+    "attributes": lambda into, parent: os.setxattr(into, "user.a", b""),
+    "attributes taken away": lambda into, parent: os.removexattr(into, "user.a"),
+    "watching others": lambda into, parent: _of_libc("inotify_init1", 0),
+    "signals of a pipe": lambda into, parent: fcntl.fcntl(_report_pipe(), 8, parent),  # F_SETOWN
+    "signals of a pipe, others": lambda into, parent: fcntl.fcntl(_report_pipe(), 10, signal.SIGKILL),  # F_SETSIG
+    "signals of a pipe, all": lambda into, parent: fcntl.fcntl(_report_pipe(), 15, bytes(8)),  # F_SETOWN_EX
+    "life after the parent": lambda into, parent: _of_libc("prctl", 1, 0, 0, 0, 0),  # PR_SET_PDEATHSIG
     "rights": lambda into, parent: into.chmod(0o777),
     "memory file": lambda into, parent: os.memfd_create("m"),
     "io_uring": lambda into, parent: _call(425, 1),
     "pidfd": lambda into, parent: _call(434, parent),
-    "namespace": _unshare,
+    "namespace": lambda into, parent: _of_libc("unshare", 0x10000000),  # CLONE_NEWUSER
     "another user": lambda into, parent: os.setuid(os.getuid() + 1),
 }
 
@@ -245,7 +272,7 @@ DEEDS: Final[dict[str, Callable[..., JSON]]] = {
     deed.__name__: deed
     for deed in (
         *(pid, sleep, announce_and_wait, announce_progress_and_wait, advance, make, make_and_die, make_elsewhere),
-        *(confinement, use_threads, allocate, write),
+        *(confinement, standing_when_memory_runs_out, look_at_memory, use_threads, allocate, write),
         *(die, leave, fail, misbehave, be_untellable, be_unstorable),
         *(scribble, babble, read, open_to_write, call, trespass),
     )

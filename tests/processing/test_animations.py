@@ -5,7 +5,7 @@ from typing import Any, Final
 import pytest
 from PIL import Image, ImageSequence
 
-from processing import kinds
+from processing import animations, kinds
 from processing.failures import FailureCode, ProcessingFailed
 from processing.kinds import FileType
 from processing.limits import Limits
@@ -210,6 +210,13 @@ def test_as_many_frames_as_the_limits_allow(tmp_path: Path, type_: FileType, lim
     frames = [Image.new("RGB", (40, 40), colour) for colour in CORNERS]
     made = produced(tmp_path, moving(type_, *frames, durations=[100] * 4), type_, limits=limits)
     assert quarters(made.variants[VariantName.LARGE]) == [[colour] * 4 for colour in CORNERS[:kept]]
+
+
+def test_large_animations_have_fewer_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(animations, "_MOST_PIXELS", 3 * 1600 - 1)
+    frames = [Image.new("RGB", (40, 40), colour) for colour in CORNERS]
+    made = produced(tmp_path, moving(kinds.GIF, *frames, durations=[100] * 4), kinds.GIF)
+    assert quarters(made.variants[VariantName.LARGE]) == [[RED] * 4, [GREEN] * 4]
 
 
 def test_a_later_frame_larger_than_any_picture_may_be(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What a decoder that was taken over can't do: tried by one, in a child of the sandbox."""
 
 import os
+import platform
 import resource
 import sys
 from collections.abc import AsyncIterator
@@ -54,6 +55,17 @@ async def test_files_have_a_largest_size(stranger: Strangers) -> None:
 
 async def test_threads_are_allowed(stranger: Strangers) -> None:
     assert await stranger.ask("use_threads") == 1
+
+
+@on_linux
+async def test_children_go_before_others_when_memory_runs_out(stranger: Strangers) -> None:
+    assert await stranger.ask("standing_when_memory_runs_out") == 1000
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+@pytest.mark.parametrize("size", [10_000, 1_000_000])
+async def test_memory_is_given_out_overwritten(stranger: Strangers, size: int) -> None:
+    assert await stranger.ask("look_at_memory", size) == 0
 
 
 @on_linux

@@ -5,9 +5,11 @@ import struct
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from shutil import rmtree
 from typing import Final
 
 import pytest
+import rawpy
 from PIL import Image
 
 from processing import kinds, raws
@@ -197,6 +199,18 @@ def test_nothing_but_a_head(tmp_path: Path, type_: FileType) -> None:
 def test_cut_short(tmp_path: Path, tenths: int) -> None:
     data = raw(kinds.ORF, jpeg(UPRIGHT), PREVIEW)
     assert failure(tmp_path, data[: len(data) * tenths // 10]).code is FailureCode.CORRUPT
+
+
+@pytest.mark.parametrize("preview", [jpeg(UPRIGHT), jpeg(UPRIGHT, exif(6)), UPRIGHT], ids=["JPEG", "EXIF", "bitmap"])
+@pytest.mark.parametrize("missing", [1, 40])
+def test_preview_that_ends_behind_the_files_end(tmp_path: Path, preview: bytes | Image.Image, missing: int) -> None:
+    """LibRaw takes it, with 16 KiB of whatever its memory holds: that of another's file."""
+    data = raw(kinds.DNG, preview, PREVIEW, preview_last=True)
+    assert is_upright(made(tmp_path, data))
+    with rawpy.imread(io.BytesIO(data[:-missing])) as opened_:
+        assert opened_.extract_thumb() is not None
+    rmtree(tmp_path / "variants")
+    assert failure(tmp_path, data[:-missing]).code is FailureCode.CORRUPT
 
 
 def test_preview_is_not_the_one_of_a_picture_library(tmp_path: Path) -> None:

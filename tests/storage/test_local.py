@@ -47,6 +47,22 @@ async def test_a_file_is_linked_not_copied(storage: LocalStorage, root: Path, tm
     assert files_below(root) == ["a/b.jpg"]
 
 
+async def test_a_file_that_is_not_handed_over_is_copied(storage: LocalStorage, root: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    with source.open("wb") as kept:
+        kept.write(b"bytes")
+        kept.flush()
+        os.utime(source, (1, 1))
+        put = await storage.put("a/b.jpg", source, size=5, content_type=JPEG, handed_over=False)
+        kept.write(b" and more")
+    assert (put, await read(storage, "a/b.jpg")) == (await storage.head("a/b.jpg"), b"bytes")
+    assert datetime.now(UTC) - put.modified < timedelta(minutes=1)
+    with pytest.raises(SizeMismatch):
+        await storage.put("a/b.jpg", source, size=5, content_type=JPEG, handed_over=False)
+    assert await read(storage, "a/b.jpg") == b"bytes"
+    assert files_below(root) == ["a/b.jpg"]
+
+
 async def test_the_same_file_twice_leaves_nothing_behind(storage: LocalStorage, root: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"bytes")
