@@ -33,7 +33,7 @@ RENDERING: Final = f"""
 async def enqueue_ingest(transaction: HeirloomTransaction, media: Media, *, priority: int) -> None:
     """The more its owner has waiting, the later it comes: whoever brings a disk full lets others pass."""
     waiting: int = await transaction.connection.fetchval(_WAITING, media.owner)
-    later = min(MOST_LATER, waiting.bit_length() // 2)  # by one from 2 on, by two from 8, by three from 32 …
+    later = min(MOST_LATER, (waiting // 8).bit_length())  # by one from 8 on, by two from 16, by three from 32 …
     await _enqueue(transaction, INGEST, _naming(media.id), priority - later)
 
 
