@@ -68,9 +68,10 @@ async def test_a_film_is_seen_while_it_is_made_and_stops_with_its_worker(shop: S
         with working(shop):
             async for update in updates:
                 told.append(update["mediaProcessing"])
-                if "POSTER" in names(told[-1]):
+                # What is told may be of a moment ago; the media is as it is by now.
+                if "POSTER" in names(told[-1]) and told[-1]["stage"] == "RENDERING":
                     break
-            assert (told[-1]["status"], told[-1]["stage"]) == ("PROCESSING", "RENDERING")
+            assert told[-1]["status"] == "PROCESSING"
             assert "STREAM" not in names(told[-1])
             poster = next(each for each in told[-1]["media"]["variants"] if each["name"] == "POSTER")
             assert (await ada.http.get(poster["url"])).headers["content-type"] == "image/webp"
