@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
 import strawberry
 
-from app.keyset import Page
+from app.keyset import Order, Page
 
 T = TypeVar("T")
 Parent = strawberry.Parent[Page[Any]]
@@ -20,9 +21,20 @@ class PageInfo:
     end_cursor: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class PlacedRow:
+    """A row, and the order that tells its cursor when somebody asks for it."""
+
+    order: Order
+    node: Any
+
+
 @strawberry.type
 class Edge(Generic[T]):
-    cursor: str
+    @strawberry.field
+    def cursor(self, root: strawberry.Parent[PlacedRow]) -> str:
+        return root.order.cursor(root.node)
+
     node: T
 
 
@@ -32,7 +44,7 @@ class Connection(Generic[T]):
 
     @strawberry.field
     def edges(self, root: Parent) -> list[Edge[T]]:
-        return [Edge(cursor=root.order.cursor(row), node=row) for row in root.rows]
+        return cast("list[Edge[T]]", [PlacedRow(root.order, row) for row in root.rows])
 
     @strawberry.field
     def nodes(self, root: Parent) -> list[T]:
