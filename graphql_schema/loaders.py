@@ -54,15 +54,17 @@ class Loader(Generic[K, V]):
         self._gathering_for: asyncio.Future[None] | None = None
 
     async def load(self, key: K) -> V:
-        if key not in self._found:
+        found = self._found
+        if key not in found:
             # Shielded: who gives up waiting doesn't stop it for the others.
             await asyncio.shield(self._batch_with(key))
-        return self._found[key]
+        return found[key]
 
     async def load_many(self, keys: Sequence[K]) -> list[V]:
-        for batch in {self._batch_with(key) for key in keys if key not in self._found}:
+        found = self._found
+        for batch in {self._batch_with(key) for key in keys if key not in found}:
             await asyncio.shield(batch)
-        return [self._found[key] for key in keys]
+        return [found[key] for key in keys]
 
     def knows(self, key: K) -> bool:
         return key in self._found
@@ -72,6 +74,7 @@ class Loader(Generic[K, V]):
         return self._found[key]
 
     def clear_all(self) -> None:
+        # What is under way goes on for those who wait for it, and is not remembered.
         self._found = {}
         self._batches = {}
         self._gathering = None
@@ -82,22 +85,24 @@ class Loader(Generic[K, V]):
             return self._batches[key]
         if self._gathering is None or self._gathering_for is None:
             self._gathering = {}
-            self._gathering_for = asyncio.ensure_future(self._fetch_batch(self._gathering))
+            self._gathering_for = asyncio.ensure_future(self._fetch_batch(self._gathering, self._found, self._batches))
             self._gathering_for.add_done_callback(_looked_at)
         self._gathering[key] = None
         self._batches[key] = self._gathering_for
         return self._gathering_for
 
-    async def _fetch_batch(self, keys: dict[K, None]) -> None:
+    async def _fetch_batch(
+        self, keys: dict[K, None], found: dict[K, V], batches: dict[K, asyncio.Future[None]]
+    ) -> None:
         # Once more around: those that a sibling's answer has just woken ask now, too.
         await asyncio.sleep(0)
         if self._gathering is keys:
             self._gathering = None
         try:
-            self._found.update(await self._fetch(list(keys)))
+            found.update(await self._fetch(list(keys)))
         finally:
             for key in keys:
-                self._batches.pop(key, None)
+                batches.pop(key, None)
 
 
 def _looked_at(batch: asyncio.Future[None]) -> None:

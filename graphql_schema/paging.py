@@ -28,13 +28,16 @@ class PlacedRow:
     order: Order
     node: Any
 
+    @property
+    def cursor(self) -> str:
+        return self.order.cursor(self.node)
+
 
 @strawberry.type
 class Edge(Generic[T]):
-    @strawberry.field
-    def cursor(self, root: strawberry.Parent[PlacedRow]) -> str:
-        return root.order.cursor(root.node)
+    """A view of a PlacedRow."""
 
+    cursor: str
     node: T
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import random
 import uuid
 from collections.abc import AsyncGenerator, Iterator
@@ -26,6 +28,13 @@ from strawberry.types import ExecutionResult
 
 from graphql_schema.execution import PlainFieldsExecutor
 from graphql_schema.loaders import Loader, loaded
+
+# Where something fails, graphql-core cancels its siblings before they have begun, and nobody awaits what those would
+# have awaited: under either executor.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 CASES = 80
 ROWS = 4
@@ -146,6 +155,13 @@ STOCK, OURS = (
     strawberry.Schema(Query, subscription=Subscription, types=[Row, Other], execution_context_class=executor)
     for executor in (StrawberryGraphQLCoreExecutionContext, PlainFieldsExecutor)
 )
+
+
+@pytest.fixture(autouse=True)
+def leave_nothing() -> Iterator[None]:
+    """What nobody awaits is found here, not in another test."""
+    yield
+    gc.collect()
 
 
 @dataclass
@@ -304,10 +320,15 @@ def told(result: Any) -> tuple[Any, list[Any]]:
     return result.data, sorted(errors, key=str)
 
 
-def explained(answer: tuple[Any, list[Any]]) -> tuple[Any, set[str]]:
-    """The data, and where it is null for an error: of several that would make it so, it is chance which is told."""
+def explained(answer: tuple[Any, list[Any]]) -> tuple[Any, set[str], list[Any]]:
+    """The data, where it is null for an error, and the errors of fields that are null themselves.
+
+    Of several errors that would make the same object null, it is chance which are told: of awaited siblings, the first
+    that fails cancels the others.
+    """
     data, errors = answer
-    return data, {str(_null_above(data, path)) for path, _, _ in errors}
+    own = [error for error in errors if _null_above(data, error[0]) == error[0]]
+    return data, {str(_null_above(data, path)) for path, _, _ in errors}, own
 
 
 def _null_above(data: Any, path: list[str | int]) -> list[str | int]:
@@ -358,3 +379,95 @@ async def test_a_subscription_is_answered_as_by_the_stock_executor() -> None:
         assert (seed, ours) == (seed, stock), document
         events += len(ours)
     assert events == ROWS * (CASES // 5)
+
+
+class Counting(PlainFieldsExecutor):
+    """Counts the fields that graphql-core executes."""
+
+    executed: list[str]
+
+    def execute_field(self, parent_type: Any, source: Any, details: Any, *rest: Any) -> Any:
+        self.executed.append(details[0].node.name.value)
+        return super().execute_field(parent_type, source, details, *rest)
+
+
+async def test_what_is_plain_is_never_seen_by_graphql_core_and_loaders_are_asked_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    schema = strawberry.Schema(Query, types=[Row, Other], execution_context_class=Counting)
+    monkeypatch.setattr(Counting, "executed", [], raising=False)
+    context = Maker(1, poison=0).context()()
+    asked: list[list[Any]] = []
+
+    async def ask(keys: list[str]) -> dict[str, Any]:
+        asked.append(sorted(keys))
+        return {key: SimpleNamespace(id=key, name=f"friend {key}", kind="row", friend="3") for key in keys}
+
+    context.loaders.rows = Loader(ask)
+    context.rows = [
+        SimpleNamespace(
+            id=str(index),
+            kind="row",
+            friend=friend,
+            thing=SimpleNamespace(kind="other", id="9", name="o"),
+            children=[SimpleNamespace(kind="row", id="7", friend="4")],
+        )
+        for index, friend in enumerate(["1", "2", None, "1"])
+    ]
+    inner = "__typename id friend { name friend { id } }"
+    answer = await schema.execute(
+        f"{{ rows {{ {inner} thing {{ id shout }} children {{ {inner} }} }} }}", context_value=context
+    )
+    assert not answer.errors
+    third = {"id": "3"}
+    below = {"__typename": "Row", "id": "7", "friend": {"name": "friend 4", "friend": third}}
+    assert answer.data == {
+        "rows": [
+            {
+                "__typename": "Row",
+                "id": str(index),
+                "friend": friend and {"name": f"friend {friend}", "friend": third},
+                "thing": {"id": "9", "shout": "O"},
+                "children": [below],
+            }
+            for index, friend in enumerate(["1", "2", None, "1"])
+        ]
+    }
+    assert asked == [["1", "2", "4"], ["3"]]
+    assert Counting.executed == ["rows"]
+
+
+async def test_what_a_loader_brings_after_it_was_cleared_is_not_remembered() -> None:
+    answers = iter(["old", "new"])
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def fetch(keys: list[str]) -> dict[str, str]:
+        answer = next(answers)
+        begun.set()
+        await go_on.wait()
+        return dict.fromkeys(keys, answer)
+
+    loader = Loader(fetch)
+    waiting = asyncio.ensure_future(loader.load("key"))
+    await begun.wait()
+    loader.clear_all()
+    again = asyncio.ensure_future(loader.load("key"))
+    go_on.set()
+    assert [await waiting, await again, await loader.load("key")] == ["old", "new", "new"]
+
+
+async def test_a_batch_that_fails_fails_for_all_who_wait_and_is_asked_for_again() -> None:
+    asked: list[list[str]] = []
+
+    async def fetch(keys: list[str]) -> dict[str, str]:
+        asked.append(keys)
+        if len(asked) == 1:
+            raise LookupError("gone")
+        return dict.fromkeys(keys, "there")
+
+    loader = Loader(fetch)
+    failures = await asyncio.gather(loader.load("a"), loader.load_many(["a", "b"]), return_exceptions=True)
+    assert [str(failure) for failure in failures] == ["gone", "gone"]
+    assert not loader.knows("a")
+    assert await loader.load_many(["b", "a"]) == ["there", "there"]
+    assert asked == [["a", "b"], ["b", "a"]]
