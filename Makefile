@@ -80,4 +80,4 @@ $(VENV)/dev.stamp: requirements-dev.lock | $(BIN)/pip
 	@touch $@ $(VENV)/run.stamp
 
 clean:
-	rm -rf $(VENV) app/static dist web/node_modules tests/web/uppy/node_modules tests/bench/sharp/node_modules .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) app/static dist web/node_modules tests/web/uppy/node_modules tests/web/clients/node_modules tests/bench/sharp/node_modules .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
