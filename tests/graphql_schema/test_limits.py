@@ -81,8 +81,8 @@ async def test_a_query_on_a_socket_has_a_length(nobody: Client) -> None:
 
 
 AROUND = "{ library(filter: {kinds: [%s]}) { totalCount } }"
-AS_MANY = AROUND % ("IMAGE " * (MAX_TOKENS - 16))
-TOO_MANY = AROUND % ("IMAGE " * (MAX_TOKENS - 15))
+AS_MANY = AROUND % ("AUDIO " * (MAX_TOKENS - 16))
+TOO_MANY = AROUND % ("AUDIO " * (MAX_TOKENS - 15))
 
 
 async def test_a_document_has_so_many_tokens(nobody: Client) -> None:
