@@ -223,6 +223,7 @@ async def hub_away(services: Services) -> AsyncIterator[None]:
         await may_connect.wait()
         return await connect()
 
+    await until(lambda: hub.listening)  # after what the test before has done to it
     hub._connect = later
     await end_listener()
     await until(lambda: not hub.listening)
