@@ -231,7 +231,9 @@ async def test_a_quiet_stream_is_kept_open(
         monkeypatch.setitem(streams._FORMS, name, replace(form, heartbeat_seconds=0.05))
     media = await ida.uploaded(photograph(64, 48))
     async with opened(ida, accept, STAGES, id=media["id"]) as told:
-        assert await anext(told) == updated(QUEUED)
+        while (first := await anext(told)) == "beat":  # on a busy machine it beats before there is anything to tell
+            pass
+        assert first == updated(QUEUED)
         assert [await anext(told) for _ in range(3)] == ["beat"] * 3
         assert await ida.ask(LOGOUT) == {"errors": []}
         *beats, result, last = [message async for message in told]
