@@ -450,7 +450,7 @@ async def test_an_answer_that_comes_too_late_is_nobodys(tmp_path: Path, monkeypa
             await redis.ping()
             buckets._away_until = 0.0  # type: ignore[attr-defined]
             assert [await spend(buckets, number.to_bytes(2, "big")) for number in range(40)] == [0] * 40
-            assert await spend(buckets, b"many") == 10
+            assert 0 < await spend(buckets, b"many") <= 10  # seconds, some of which may have passed
 
 
 async def test_a_redis_that_says_nothing_holds_nobody_up(tmp_path: Path) -> None:
