@@ -38,7 +38,9 @@ format: $(VENV)/dev.stamp
 	$(BIN)/ruff format --quiet .
 
 fuzz: $(VENV)/dev.stamp
-	@HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest tests/app/test_upload_life.py tests/processing/test_mutations.py -q -x $(ARGS)
+	@HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest tests/app/test_upload_life.py \
+		tests/app/test_media_events.py::test_uploads_of_many_writers_are_told_once_each_whatever_is_cut_off \
+		tests/processing/test_mutations.py -q -x $(ARGS)
 
 bench: $(VENV)/dev.stamp
 	@$(BIN)/python -m tests.bench $(ARGS)
@@ -80,4 +82,4 @@ $(VENV)/dev.stamp: requirements-dev.lock | $(BIN)/pip
 	@touch $@ $(VENV)/run.stamp
 
 clean:
-	rm -rf $(VENV) app/static dist web/node_modules tests/web/uppy/node_modules tests/bench/sharp/node_modules .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) app/static dist web/node_modules tests/web/uppy/node_modules tests/web/clients/node_modules tests/bench/sharp/node_modules .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
 
 from asyncpg import UniqueViolationError
 from piccolo.columns.combination import WhereRaw
@@ -18,12 +16,9 @@ from app.auth import alive
 from app.db import hydrate
 from app.errors import BadInput, Conflict, NotFound, Unauthenticated
 from app.piccolo_conf import DB
+from app.rate_limits import Limit, caller
 from app.tables import EventKind, Session, UserAccount, UserRole
 from app.wiring import Services
-
-EMAIL_LENGTH: Final = 254  # RFC 5321, 4.5.3.1.3
-# Only what every address has: whether it is anybody's, a mail to it tells.
-EMAIL: Final = re.compile(r"[^@\s\x00-\x1f\x7f]{1,64}@[^@\s\x00-\x1f\x7f]+\.[^@\s\x00-\x1f\x7f]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +49,27 @@ async def create(
 
 
 async def register(services: Services, *, email: str, password: str, display_name: str) -> SignIn:
-    """A new account, signed in. Raises BadInput or Conflict."""
+    """A new account, signed in. Raises BadInput, Conflict or RateLimited."""
+    await services.limits.spend(Limit.SIGN_IN, caller())
     user = await create(services, email=email, password=password, display_name=display_name)
     return await _sign_in(services, user)
 
 
 async def login(services: Services, *, email: str, password: str) -> SignIn:
-    """Raises Unauthenticated, which doesn't tell whether the e-mail or the password was wrong."""
+    """Raises Unauthenticated, which doesn't tell whether the e-mail or the password was wrong, or RateLimited."""
     email = email.strip()
-    found = await UserAccount.select().where(_has_email(email)).first() if _is_email(email) else None
+    # Both are spent before the password is looked at, so that tries at once are counted too; success gives them back.
+    address = caller()
+    await services.limits.spend(Limit.SIGN_IN, address)
+    found = await UserAccount.select().where(_has_email(email)).first() if text.is_email(email) else None
     user = hydrate(UserAccount, found) if found else None
+    # An account that isn't there is counted like one that is, or the refusal would tell.
+    account = str(user.id) if user else email.casefold()
+    await services.limits.spend(Limit.ACCOUNT, account)
     if not await services.passwords.matches(user.password_hash if user else None, password) or user is None:
         raise Unauthenticated("No account has this e-mail and password.")
+    await services.limits.give_back(Limit.SIGN_IN, address)
+    await services.limits.give_back(Limit.ACCOUNT, account)
     return await _sign_in(services, user)
 
 
@@ -151,11 +155,6 @@ def _has_email(email: str) -> WhereRaw:
 
 def _email(raw: str) -> str:
     email = raw.strip()
-    if not _is_email(email):
+    if not text.is_email(email):
         raise BadInput("This is no e-mail address.", "email")
     return email
-
-
-def _is_email(given: str) -> bool:
-    # The length first: the pattern takes time by its square, and a megabyte of dots an hour.
-    return len(given) <= EMAIL_LENGTH and EMAIL.fullmatch(given) is not None

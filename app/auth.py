@@ -10,20 +10,25 @@ from __future__ import annotations
 import hashlib
 import hmac
 import uuid
-from dataclasses import dataclass
+from collections import OrderedDict
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import jwt
 
+from app import calls
 from app.access import Viewer
 from app.errors import Unauthenticated
+from app.issuers import Issuer
 from app.tables import Session, UserRole
 
 ALGORITHM: Final = "HS256"
 ACCESS: Final = "access"
 REFRESH: Final = "refresh"
 ENDED: Final = "This session has ended."
+# Verified ones are remembered, so that the limits and what comes behind them verify a token once between them.
+MOST_VERIFIED: Final = 1000
 
 
 def derived_key(secret_key: str, purpose: str) -> bytes:
@@ -33,10 +38,12 @@ def derived_key(secret_key: str, purpose: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Makes and reads the tokens of one deployment."""
+    """Makes and reads the tokens of one deployment; `issuer` makes others that are good here."""
 
     secret_key: str
     access_lifetime: timedelta
+    issuer: Issuer | None = None
+    _verified: OrderedDict[str, dict[str, Any]] = field(init=False, repr=False, default_factory=OrderedDict)
 
     def access(self, user: uuid.UUID, session: uuid.UUID, now: datetime) -> tuple[str, datetime]:
         """A token, and when it expires (whole seconds, as a JWT counts)."""
@@ -53,7 +60,23 @@ class Tokens:
 
     def read_access(self, token: str) -> uuid.UUID:
         """The session. Raises Unauthenticated."""
-        return uuid.UUID(self._read(ACCESS, token)["sid"])
+        return uuid.UUID(self._read_often(token)["sid"])
+
+    def claimed(self, authorization: str | None) -> str | None:
+        """Who sends this header, by the token alone: its session may have ended. Raises Unauthenticated."""
+        token = bearer(authorization)
+        if token is None or (self.issuer and not is_ours(token)):
+            return self.issuer.claimed(token) if self.issuer and token else None
+        return str(self._read_often(token)["sub"])
+
+    def _read_often(self, token: str) -> dict[str, Any]:
+        claims = self._verified.get(token)
+        if claims is None or claims["exp"] <= datetime.now(UTC).timestamp():
+            self._verified.pop(token, None)
+            claims = self._verified[token] = self._read(ACCESS, token)
+            if len(self._verified) > MOST_VERIFIED:
+                self._verified.popitem(last=False)
+        return claims
 
     def _sign(self, purpose: str, **claims: Any) -> str:
         return jwt.encode({"typ": purpose, **claims}, derived_key(self.secret_key, purpose), algorithm=ALGORITHM)
@@ -85,23 +108,52 @@ def bearer(authorization: str | None) -> str | None:
     return token.strip()
 
 
+def is_ours(token: str) -> bool:
+    """By the algorithm that it names: no outside issuer's may have a shared secret. Raises Unauthenticated."""
+    try:
+        return jwt.get_unverified_header(token).get("alg") == ALGORITHM
+    except jwt.InvalidTokenError as error:
+        raise Unauthenticated("This token is not valid.") from error
+
+
 async def authenticate(tokens: Tokens, authorization: str | None) -> Viewer | None:
     """Who sends this header; None without one. Raises Unauthenticated when it is invalid, expired or signed out."""
     token = bearer(authorization)
     if token is None:
         return None
+    viewer = await _viewer_of(tokens, token)
+    if viewer is None:
+        raise Unauthenticated(ENDED)
+    if call := calls.current():
+        call.user = viewer.id
+    return viewer
+
+
+async def _viewer_of(tokens: Tokens, token: str) -> Viewer | None:
+    if tokens.issuer is None or is_ours(token):
+        return await _of_session(tokens.read_access(token))
+    outside = await tokens.issuer.read(token)
+    viewer = await _of_session(outside.session)
+    if viewer is None:
+        await tokens.issuer.admit(outside)
+        viewer = await _of_session(outside.session)
+    return viewer
+
+
+async def _of_session(session: uuid.UUID) -> Viewer | None:
+    """Its user, as long as it is alive."""
     found = (
         await Session.select(Session.id, Session.user, Session.user.role)
-        .where(Session.id == tokens.read_access(token), alive(datetime.now(UTC)))
+        .where(Session.id == session, alive(datetime.now(UTC)))
         .first()
     )
-    if found is None:
-        raise Unauthenticated(ENDED)
-    return Viewer(found["user"], UserRole(found["user.role"]), found["id"])
+    return Viewer(found["user"], UserRole(found["user.role"]), found["id"]) if found else None
 
 
-async def is_alive(session: uuid.UUID) -> bool:
-    return await Session.exists().where(Session.id == session, alive(datetime.now(UTC)))
+async def alive_until(session: uuid.UUID) -> datetime | None:
+    """When it expires unless it is refreshed; None when it has ended."""
+    found = await Session.select(Session.expires_at).where(Session.id == session, alive(datetime.now(UTC))).first()
+    return found["expires_at"] if found else None
 
 
 def alive(now: datetime) -> Any:

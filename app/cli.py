@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import getpass
-import logging
 import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
@@ -13,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+from app import logs
 from app.settings import Settings, SettingsError, load
 
 T = TypeVar("T")
@@ -22,9 +22,6 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit status 0; 1 when fault was found; 2 with a sentence on standard error for what the user can mend."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    for noisy in ("pgqueuer", "uvicorn", "botocore", "aiobotocore"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         command: Callable[[argparse.Namespace], int | None] = options.command
         return command(options) or 0
@@ -74,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_storage(commands.add_parser("storage", help="set the storage up, or compare it with the database"))
 
+    documents = commands.add_parser("check-documents", help="tell which trusted documents this server would refuse")
+    documents.set_defaults(command=_check_documents)
+
     export = commands.add_parser("export-schema", help="print the GraphQL schema, or write it to a file")
     export.add_argument("file", nargs="?", type=Path)
     export.set_defaults(command=_export_schema)
@@ -109,13 +109,20 @@ def _whole(raw: str, most: int) -> int:
     return int(raw)
 
 
+def _settings() -> Settings:
+    """From the environment, with the log as they say."""
+    settings = load()
+    logs.set_up(settings.log_level, settings.log_format)
+    return settings
+
+
 # Each command imports what it needs when it runs: `worker` never loads the web framework, `--help` nothing.
 
 
 def _serve(options: argparse.Namespace) -> None:
     from app.serve import database, serve  # noqa: PLC0415
 
-    settings = load()
+    settings = _settings()
     with database(settings) as dsn:
         with_worker = settings.laptop and not options.no_worker
         _run(serve(settings, dsn, with_worker=with_worker))
@@ -124,7 +131,7 @@ def _serve(options: argparse.Namespace) -> None:
 def _worker(_: argparse.Namespace) -> None:
     from app.worker import run  # noqa: PLC0415
 
-    settings = load()
+    settings = _settings()
     _run(run(settings, _running_database(settings)))
 
 
@@ -174,14 +181,14 @@ def _quota(options: argparse.Namespace) -> None:
 def _rerender(options: argparse.Namespace) -> int:
     from app.renewal_cli import rerender  # noqa: PLC0415
 
-    settings = load()
+    settings = _settings()
     return _run(rerender(settings, _running_database(settings), wait=not options.no_wait))
 
 
 def _storage_init(_: argparse.Namespace) -> int:
     from app.storage_cli import init  # noqa: PLC0415
 
-    return _run(init(load()))
+    return _run(init(_settings()))
 
 
 def _storage_check(options: argparse.Namespace) -> int:
@@ -202,6 +209,20 @@ def _storage_check(options: argparse.Namespace) -> int:
     return _with_database(check)
 
 
+def _check_documents(_: argparse.Namespace) -> int:
+    from graphql_schema.documents import refused  # noqa: PLC0415
+    from graphql_schema.limits import Limits  # noqa: PLC0415
+    from graphql_schema.schema import schema  # noqa: PLC0415
+    from graphql_schema.trusted import load as load_trusted  # noqa: PLC0415
+
+    settings = load()
+    documents = load_trusted(settings.trusted_documents, only=settings.trusted_only == "on")
+    limits = Limits(settings.max_depth, settings.max_aliases)
+    found = [f"{name}: {reason}\n" for name, reason in refused(schema.documents, documents, limits)]
+    sys.stdout.write("".join(found) or f"{len(documents.by_id)} documents, all fine.\n")
+    return 1 if found else 0
+
+
 def _export_schema(options: argparse.Namespace) -> None:
     from graphql_schema.schema import schema  # noqa: PLC0415
 
@@ -217,7 +238,7 @@ def _with_database(work: Callable[[Settings, str], Coroutine[Any, Any, T]]) -> T
     from app.postgres_programs import EmbeddedPostgresError  # noqa: PLC0415
     from app.serve import database  # noqa: PLC0415
 
-    settings = load()
+    settings = _settings()
     try:
         running = _running_database(settings)
     except EmbeddedPostgresError:

@@ -11,11 +11,13 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
+from functools import cache
 from types import TracebackType
 from typing import Any, Final, Literal, NoReturn, TypeVar, cast
 
 import asyncpg
 import orjson
+from piccolo.columns import ForeignKey
 from piccolo.engine.exceptions import TransactionError
 from piccolo.engine.postgres import PostgresEngine, PostgresTransaction
 from piccolo.querystring import QueryString
@@ -319,14 +321,19 @@ def hydrate(table: type[T], row: dict[str, Any]) -> T:
     Attributes are those selected; reading another is a KeyError. Rows nested by `output(nested=True)` become objects of
     the tables they refer to, or None when a left join found nothing.
     """
-    made = table.__new__(table)
-    values = made.__dict__
-    values.update(row)
-    for column in table._meta.foreign_key_columns:
-        nested = row.get(column._meta.name)
+    values = dict(row)
+    for name, column in _foreign_keys(table):
+        nested = row.get(name)
         if isinstance(nested, dict):
             found = any(value is not None for value in nested.values())
-            values[column._meta.name] = hydrate(column._foreign_key_meta.resolved_references, nested) if found else None
-    made._exists_in_db = True
-    made._was_created = None
+            values[name] = hydrate(column._foreign_key_meta.resolved_references, nested) if found else None
+    values["_exists_in_db"], values["_was_created"] = True, None
+    made = table.__new__(table)
+    made.__dict__ = values
     return made
+
+
+@cache
+def _foreign_keys(table: type[Table]) -> tuple[tuple[str, ForeignKey[Any]], ...]:
+    # Asked of Piccolo for each row, their names cost more than all else of it.
+    return tuple((column._meta.name, column) for column in table._meta.foreign_key_columns)

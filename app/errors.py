@@ -8,6 +8,7 @@ HeirloomError
 ├── Conflict            it contradicts what is there
 ├── FileTooLarge        more bytes than this place takes
 ├── UnsupportedType     bytes of a kind that this place does not take
+├── CursorExpired       events behind this cursor are not kept any more
 ├── QuotaExceeded       the account is full
 ├── RateLimited         too often
 └── StorageFailed       the object storage does not answer
@@ -18,6 +19,7 @@ Anything else that is raised is unexpected: logged in full, and masked at the ed
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -33,6 +35,7 @@ class ErrorCode(StrEnum):
     FILE_TOO_LARGE = "FILE_TOO_LARGE"
     UNSUPPORTED_TYPE = "UNSUPPORTED_TYPE"
     QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
+    CURSOR_EXPIRED = "CURSOR_EXPIRED"
     RATE_LIMITED = "RATE_LIMITED"
     STORAGE_UNAVAILABLE = "STORAGE_UNAVAILABLE"
 
@@ -80,8 +83,18 @@ class QuotaExceeded(HeirloomError):
     code = ErrorCode.QUOTA_EXCEEDED
 
 
+class CursorExpired(HeirloomError):
+    code = ErrorCode.CURSOR_EXPIRED
+
+
 class RateLimited(HeirloomError):
+    """`retry_after` is in whole seconds, as in the header of that name."""
+
     code = ErrorCode.RATE_LIMITED
+
+    def __init__(self, seconds: float, message: str | None = None) -> None:
+        self.retry_after = max(1, math.ceil(seconds))
+        super().__init__(message or f"Too often. Try again in {self.retry_after} s.")
 
 
 class StorageFailed(HeirloomError):

@@ -9,21 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import asyncpg
 import orjson
 from piccolo.querystring import QueryString
 
+from app import audience
+from app.access import Viewer
+from app.audience import Listener, Present
 from app.db import HeirloomTransaction
+from app.errors import CursorExpired
 from app.piccolo_conf import DB
-from app.tables import EventKind, one_of
+from app.tables import EventKind, Media, one_of
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +38,8 @@ POLL_SECONDS: Final = 2.0  # what a lost notification costs at most
 UNSETTLED_SECONDS: Final = (0.01, 0.5)  # a transaction that began earlier is still open: look again, ever less often
 RECONNECT_SECONDS: Final = (0.1, 0.5, 1.0, 2.0, 5.0)
 STATEMENT_SECONDS: Final = 10.0  # a half-open link answers nothing: give it up
-BATCH: Final = 500  # events read at once
-QUEUE: Final = 100  # events that a subscriber may lag behind before it reads the table for itself
+BATCH: Final = 500  # events that the hub reads at once
+QUEUE: Final = 100  # events that a subscriber may lag behind before it reads the table for itself, so many at once
 
 Connect = Callable[[], Awaitable[asyncpg.Connection]]
 
@@ -47,26 +53,51 @@ class Cursor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Happening:
-    """One event as read from the table."""
+    """One event as read from the table; `subjects` are what and whom it concerns: by these it is subscribed to.
+
+    Whom, and `row`, the media as it was when this was read, only where somebody follows: see `attended`.
+    """
 
     cursor: Cursor
     kind: EventKind
     media: uuid.UUID | None
+    entity: uuid.UUID | None
+    owner: uuid.UUID | None
     session: uuid.UUID | None
     data: dict[str, Any]
     occurred_at: datetime
+    could_see: frozenset[Listener]
+    subjects: frozenset[Listener]
+    row: Media | None = field(default=None, compare=False, repr=False)
+    read_at: float = field(default_factory=time.monotonic, compare=False)
 
     @classmethod
     def of(cls, row: asyncpg.Record) -> Happening:
-        cursor = Cursor(row["xid"], row["id"])
-        data = orjson.loads(row["data"])
-        return cls(cursor, EventKind(row["kind"]), row["media"], row["session"], data, row["occurred_at"])
+        return cls(
+            Cursor(row["xid"], row["id"]),
+            EventKind(row["kind"]),
+            row["media"],
+            row["entity"],
+            row["owner"],
+            row["session"],
+            orjson.loads(row["data"]),
+            row["occurred_at"],
+            audience.then(row),
+            _about(row["media"], row["session"]),
+        )
 
 
+def _about(*subjects: uuid.UUID | None) -> frozenset[Listener]:
+    return frozenset(subject for subject in subjects if subject is not None)
+
+
+# With what its audience is known by when the media is gone, and could not be asked any more.
 _INSERT: Final = f"""
     WITH told AS (
-        INSERT INTO event (kind, media, entity, owner, session, data, occurred_at)
-        VALUES ($1, $2, $3, $4, $5, $6::text::jsonb, now()) RETURNING id
+        INSERT INTO event (kind, media, entity, owner, session, data, occurred_at, entity_owner, is_public)
+        VALUES ({{}}, {{}}, {{}}, {{}}, {{}}, {{}}::text::jsonb, now(),
+            (SELECT owner FROM entity WHERE id = {{}}), EXISTS (SELECT FROM media WHERE id = {{}} AND {{}}))
+        RETURNING id
     )
     SELECT pg_notify('{CHANNEL}', '') FROM told
 """
@@ -74,23 +105,29 @@ _INSERT: Final = f"""
 # Transactions commit in another order than they began. Below the snapshot's xmin all are over, so what is read there is
 # complete, and nothing will appear before a cursor that has been passed. (For this every writer commits durably: with
 # synchronous_commit off, a crash loses transactions that listeners have read, and their ids are given out once more.)
-_COLUMNS: Final = "xid::text::bigint AS xid, id, kind, media, session, data::text AS data, occurred_at"
+SETTLED: Final = "event.xid < pg_snapshot_xmin(pg_current_snapshot())"
+_COLUMNS: Final = """event.xid::text::bigint AS xid, event.id, event.kind, event.media, event.entity, event.owner,
+    event.session, event.data::text AS data, event.occurred_at, event.entity_owner, event.is_public"""
 # While a deployment is being renewed, a process of its next version may write what this one doesn't know.
-_KNOWN: Final = one_of("kind", EventKind)
-_NEW: Final = f"""
-    SELECT {_COLUMNS}, xid < pg_snapshot_xmin(pg_current_snapshot()) AS settled
-    FROM event WHERE (xid, id) > ($1::text::xid8, $2) AND {_KNOWN} ORDER BY event.xid, id LIMIT {BATCH}
-"""
-_NEW_ABOUT: Final = f"""
-    SELECT {_COLUMNS} FROM event
-    WHERE (media = ANY({{}}) OR session = ANY({{}})) AND (xid, id) > ({{}}::text::xid8, {{}})
-      AND xid < pg_snapshot_xmin(pg_current_snapshot()) AND {_KNOWN}
-    ORDER BY event.xid, id LIMIT {BATCH}
+_KNOWN: Final = one_of("event.kind", EventKind)
+_BEHIND: Final = f"(event.xid, event.id) > ({{}}::text::xid8, {{}}) AND {_KNOWN}"
+_IN_ORDER: Final = "ORDER BY event.xid, event.id LIMIT"
+_NEW: Final = f"SELECT {_COLUMNS}, {SETTLED} AS settled FROM event WHERE {_BEHIND} {_IN_ORDER} {BATCH}"
+# One branch for each index: put together by OR, all that is behind the cursor would be read and sorted.
+_BRANCH: Final = f"(SELECT event.xid, event.id FROM event WHERE {{}} AND {_BEHIND} AND {SETTLED} {_IN_ORDER} {QUEUE})"
+_CHOSEN: Final = f"""
+    WITH chosen AS ({{}})
+    SELECT {_COLUMNS} FROM chosen JOIN event USING (xid, id) {_IN_ORDER} {QUEUE}
 """
 _LATEST_ABOUT: Final = f"""
-    SELECT {_COLUMNS} FROM event WHERE media = {{}} AND kind = ANY({{}}) ORDER BY event.xid DESC, id DESC LIMIT 1
+    SELECT {_COLUMNS} FROM event WHERE event.media = {{}} AND event.kind = ANY({{}})
+    ORDER BY event.xid DESC, event.id DESC LIMIT 1
 """
 _NOW: Final = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
+_IS_PAST: Final = "SELECT {}::text::xid8 < pg_snapshot_xmin(pg_current_snapshot()) AS is_past"
+_DELETED: Final = """
+    SELECT (xid, id) > ({}::text::xid8, {}) AS too_far FROM event_cursor WHERE name = 'deleted'
+"""
 
 
 async def record(
@@ -103,23 +140,88 @@ async def record(
     session: uuid.UUID | None = None,
     **data: Any,
 ) -> None:
-    """Write the event with what it tells of, and wake the listeners when that commits."""
-    await transaction.connection.execute(
-        _INSERT, kind.value, media, entity, owner, session, orjson.dumps(data).decode()
-    )
+    """Write the event after what it tells of, in the same transaction, and wake the listeners when that commits."""
+    told = (kind.value, media, entity, owner, session, orjson.dumps(data).decode())
+    statement = QueryString(_INSERT, *told, entity, media, audience.IS_PUBLIC)
+    query, arguments = statement.compile_string()
+    await transaction.connection.execute(query, *arguments)
 
 
 async def latest(media: uuid.UUID, kinds: Sequence[EventKind]) -> Happening | None:
     """The last event of these kinds about a media."""
-    rows = await DB.run_querystring(QueryString(_LATEST_ABOUT, media, [kind.value for kind in kinds]))
-    return Happening.of(rows[0]) if rows else None
+    found = await _read(QueryString(_LATEST_ABOUT, media, [kind.value for kind in kinds]))
+    return found[0] if found else None
 
 
-async def read_about(subjects: Sequence[uuid.UUID], after: Cursor) -> list[Happening]:
-    """Up to BATCH events about these media and sessions behind the cursor, in commit order."""
+async def is_past(cursor: Cursor) -> bool:
+    """Whether a listener can have come to this place; not, when the cursor is another database's."""
+    rows = await DB.run_querystring(QueryString(_IS_PAST, str(cursor.xid)))
+    return bool(rows[0]["is_past"])
+
+
+async def attended(happenings: Sequence[Happening]) -> list[Happening]:
+    """The same with the media as they are at this moment, and whom they concern by that."""
+    present = await audience.present({each.media for each in happenings if each.media is not None})
+    return [each if each.media is None else _attended(each, present.get(each.media)) for each in happenings]
+
+
+def _attended(happening: Happening, now: Present | None) -> Happening:
+    subjects = audience.of(happening.could_see, now) | _about(happening.media, happening.session)
+    return replace(happening, subjects=subjects, row=now.media if now else None, read_at=time.monotonic())
+
+
+async def read_about(subjects: Sequence[Listener], after: Cursor) -> list[Happening]:
+    """Up to QUEUE events about these media and sessions behind the cursor, in commit order. Raises CursorExpired."""
     about = list(subjects)
-    rows = await DB.run_querystring(QueryString(_NEW_ABOUT, about, about, str(after.xid), after.id))
-    return [Happening.of(row) for row in rows]
+    return await _read_chosen(after, QueryString("media = ANY({})", about), QueryString("session = ANY({})", about))
+
+
+async def read_for(viewer: Viewer, entity: uuid.UUID | None, after: Cursor) -> list[Happening]:
+    """Up to QUEUE events behind the cursor, all that may concern the viewer (of media at an entity) among them.
+
+    In commit order. Raises CursorExpired.
+    """
+    if entity is not None:
+        about = [QueryString("entity = {}", entity)]
+    elif viewer.is_admin:
+        about = [QueryString("media IS NOT NULL")]
+    else:
+        about = [
+            QueryString("owner = {}", viewer.id),
+            QueryString("entity_owner = {} AND entity_owner <> owner", viewer.id),
+            QueryString("is_public"),
+        ]
+    return await attended(await _read_chosen(after, QueryString("session = {}", viewer.session_id), *about))
+
+
+async def _read_chosen(after: Cursor, *conditions: QueryString) -> list[Happening]:
+    branches = [QueryString(_BRANCH, condition, str(after.xid), after.id) for condition in conditions]
+    chosen = QueryString(" UNION ".join(["{}"] * len(branches)), *branches)
+    found = await _read(QueryString(_CHOSEN, chosen))
+    # Asked afterwards: had anything behind the cursor been deleted before it was read, it would show.
+    if (await DB.run_querystring(QueryString(_DELETED, str(after.xid), after.id)))[0]["too_far"]:
+        raise CursorExpired("This cursor is older than the events that are kept. Read anew what there is.", "after")
+    return found
+
+
+async def now(connection: asyncpg.Connection) -> Cursor:
+    """Behind this all comes that commits from now on."""
+    return Cursor(await connection.fetchval(_NOW, timeout=STATEMENT_SECONDS), -1)
+
+
+async def read_new(connection: asyncpg.Connection, after: Cursor) -> tuple[list[Happening], bool]:
+    """Events of all kinds behind the cursor, BATCH at most; and whether there are some that can't be told yet.
+
+    These wait for transactions that began before theirs and are still open.
+    """
+    query, arguments = QueryString(_NEW, str(after.xid), after.id).compile_string()
+    rows = await connection.fetch(query, *arguments, timeout=STATEMENT_SECONDS)
+    settled = [Happening.of(row) for row in rows if row["settled"]]
+    return settled, len(settled) < len(rows)
+
+
+async def _read(statement: QueryString) -> list[Happening]:
+    return [Happening.of(row) for row in await DB.run_querystring(statement)]
 
 
 @dataclass(eq=False, slots=True)
@@ -130,11 +232,12 @@ class Subscription:
     caught up: a slow one costs its own time, and no memory.
     """
 
-    subjects: tuple[uuid.UUID, ...]
+    subjects: frozenset[Listener]
     cursor: Cursor
+    _read: Callable[[Cursor], Awaitable[list[Happening]]]
+    _behind: bool
     _queue: deque[Happening] = field(default_factory=deque)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
-    _behind: bool = False
 
     def offer(self, happening: Happening) -> None:
         # What is queued by then stays: it comes before all that the table will be asked for.
@@ -152,7 +255,8 @@ class Subscription:
                 happening = self._queue.popleft()
                 if happening.cursor > self.cursor:
                     self.cursor = happening.cursor
-                    return happening
+                    if not self.subjects.isdisjoint(happening.subjects):
+                        return happening
             if self._behind:
                 await self._catch_up()
                 continue
@@ -162,10 +266,10 @@ class Subscription:
     async def _catch_up(self) -> None:
         """May be cut off at any moment: it stays behind, and is read again."""
         self._wake.clear()
-        missed = await read_about(self.subjects, self.cursor)
+        missed = await self._read(self.cursor)
         self._queue.extend(missed)
         # Caught up, unless there is more, or the hub has offered what was not read any more.
-        self._behind = len(missed) == BATCH or self._wake.is_set()
+        self._behind = len(missed) == QUEUE or self._wake.is_set()
 
 
 class EventHub:
@@ -173,7 +277,8 @@ class EventHub:
 
     def __init__(self, connect: Connect) -> None:
         self._connect = connect
-        self._subscriptions: dict[uuid.UUID, set[Subscription]] = defaultdict(set)
+        self._subscriptions: dict[Listener, set[Subscription]] = defaultdict(set)
+        self._followers = 0
         self._cursor: Cursor | None = None
         self._look = asyncio.Event()
         self._running = asyncio.Event()
@@ -196,11 +301,33 @@ class EventHub:
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
 
-    @contextmanager
-    def subscribe(self, *subjects: uuid.UUID) -> Iterator[Subscription]:
+    def subscribe(self, *subjects: uuid.UUID) -> AbstractContextManager[Subscription]:
         """Events about these media and sessions that commit from now on."""
+        return self._subscribed(frozenset(subjects), partial(read_about, subjects))
+
+    @contextmanager
+    def follow(self, viewer: Viewer, *, entity: uuid.UUID | None, after: Cursor | None) -> Iterator[Subscription]:
+        """Events of media that the viewer can see, and the end of the session, behind a cursor or from now on.
+
+        Those behind the cursor are of media at the entity; those that happen from now on are of any.
+        """
+        subjects = frozenset((*audience.names(viewer), viewer.session_id))
+        with self._subscribed(subjects, partial(read_for, viewer, entity), after) as subscription:
+            self._followers += 1
+            try:
+                yield subscription
+            finally:
+                self._followers -= 1
+
+    @contextmanager
+    def _subscribed(
+        self,
+        subjects: frozenset[Listener],
+        read: Callable[[Cursor], Awaitable[list[Happening]]],
+        after: Cursor | None = None,
+    ) -> Iterator[Subscription]:
         assert self._cursor is not None, "the hub has been started"
-        subscription = Subscription(subjects, self._cursor)
+        subscription = Subscription(subjects, after or self._cursor, read, _behind=after is not None)
         for subject in subjects:
             self._subscriptions[subject].add(subscription)
         try:
@@ -215,15 +342,15 @@ class EventHub:
         failures = 0
         while True:
             try:
-                async with _listening(self._connect, self._look) as connection:
+                async with listening(self._connect, self._look) as connection:
                     if self._cursor is None:
-                        self._cursor = Cursor(await connection.fetchval(_NOW, timeout=STATEMENT_SECONDS), -1)
+                        self._cursor = await now(connection)
                     self._running.set()
                     self._connected = True
                     while not connection.is_closed():
                         await self._read_all(connection)
                         failures = 0
-                        await self._pause(POLL_SECONDS)
+                        await pause(self._look, POLL_SECONDS)
                 logger.warning("The event listener lost its connection and starts anew")
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 logger.warning("The event listener lost its connection and starts anew: %r", error)
@@ -239,34 +366,27 @@ class EventHub:
         assert self._cursor is not None
         delay, slowest = UNSETTLED_SECONDS
         while True:
-            rows = await connection.fetch(_NEW, str(self._cursor.xid), self._cursor.id, timeout=STATEMENT_SECONDS)
-            settled = [Happening.of(row) for row in rows if row["settled"]]
-            for happening in settled:
+            settled, open_before = await read_new(connection, self._cursor)
+            for happening in await attended(settled) if self._followers else settled:
                 self._hand_out(happening)
             if settled:
                 self._cursor = settled[-1].cursor
-            if not rows:
+            if not settled and not open_before:
                 return
-            if len(settled) < len(rows):
+            if open_before:
                 delay = UNSETTLED_SECONDS[0] if settled else min(2 * delay, slowest)
                 await asyncio.sleep(delay)
 
     def _hand_out(self, happening: Happening) -> None:
-        for subject in (happening.media, happening.session):
-            for subscription in self._subscriptions.get(subject, ()) if subject else ():
-                subscription.offer(happening)
-
-    async def _pause(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._look.wait()
-        except TimeoutError:
-            pass
-        self._look.clear()
+        concerned = {
+            subscription for subject in happening.subjects for subscription in self._subscriptions.get(subject, ())
+        }
+        for subscription in concerned:
+            subscription.offer(happening)
 
 
 @asynccontextmanager
-async def _listening(connect: Connect, look: asyncio.Event) -> AsyncIterator[asyncpg.Connection]:
+async def listening(connect: Connect, look: asyncio.Event) -> AsyncIterator[asyncpg.Connection]:
     """A connection that sets `look` at each notification, and when it ends."""
     connection = await connect()
     try:
@@ -276,3 +396,13 @@ async def _listening(connect: Connect, look: asyncio.Event) -> AsyncIterator[asy
         yield connection
     finally:
         connection.terminate()
+
+
+async def pause(look: asyncio.Event, seconds: float) -> None:
+    """Until `look` is set, or for so long."""
+    try:
+        async with asyncio.timeout(seconds):
+            await look.wait()
+    except TimeoutError:
+        pass
+    look.clear()

@@ -31,14 +31,16 @@ def health_routes(services: Services) -> list[ControllerRouterHandler]:
     async def live() -> Response[dict[str, str]]:
         return Response({"status": "ok"}, headers=NO_STORE)
 
+    checking: asyncio.Task[dict[str, bool]] | None = None
+
     @get("/health/ready", include_in_schema=False)
     async def ready() -> Response[dict[str, object]]:
-        names = ("database", "storage", "events")
-        answers = await asyncio.gather(
-            _answers(DB._run_in_pool("SELECT 1")), _answers(services.storage.ready()), _answers(_listening(services))
-        )
-        checks = dict(zip(names, answers, strict=True))
-        well = all(answers)
+        # Anybody may ask, as often as they like: those who ask at once are told of one check.
+        nonlocal checking
+        if checking is None or checking.done():
+            checking = asyncio.create_task(_checks(services))
+        checks = await asyncio.shield(checking)
+        well = all(checks.values())
         body: dict[str, object] = {"status": "ok" if well else "unavailable", "checks": checks}
         return Response(body, status_code=200 if well else 503, headers=NO_STORE)
 
@@ -74,6 +76,14 @@ async def _compared(
 
 def _refused(status: int, message: str, headers: dict[str, str] | None = None) -> Response[dict[str, Any]]:
     return Response({"error": message}, status_code=status, headers={**NO_STORE, **(headers or {})})
+
+
+async def _checks(services: Services) -> dict[str, bool]:
+    names = ("database", "storage", "events")
+    answers = await asyncio.gather(
+        _answers(DB._run_in_pool("SELECT 1")), _answers(services.storage.ready()), _answers(_listening(services))
+    )
+    return dict(zip(names, answers, strict=True))
 
 
 async def _answers(check: Awaitable[object]) -> bool:

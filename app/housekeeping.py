@@ -14,7 +14,7 @@ from pgqueuer.db import AsyncpgDriver
 from pgqueuer.errors import PgqException
 from pgqueuer.queries import Queries
 
-from app import agreement, trash, upload_endings
+from app import agreement, event_cursors, trash, upload_endings
 from app.agreement import NO_FAULT, Report
 from app.errors import Conflict
 from app.wiring import UNFINISHED, Services, connect
@@ -54,6 +54,7 @@ async def keep_house(services: Services, dsn: str) -> None:
     chores = (
         Chore("Uploads that have run out", MINUTE, lambda: upload_endings.sweep(services)),
         Chore("The trash", MINUTE, lambda: trash.purge_expired(services)),
+        Chore("Events of long ago", TIDY_EVERY, lambda: _forget(services)),
         Chore("The queue", TIDY_EVERY, lambda: _tidy(dsn)),
         Chore("Files left unfinished", UNFINISHED, lambda: _clear_unfinished(services)),
     )
@@ -71,6 +72,10 @@ async def _repeat(chore: Chore) -> None:
         except Exception:
             logger.exception("%s could not be seen to, and will be later", chore.name)
         await asyncio.sleep(chore.every.total_seconds())
+
+
+async def _forget(services: Services) -> None:
+    await event_cursors.delete_expired(services.settings.event_retention, services.clock())
 
 
 async def _tidy(dsn: str) -> None:

@@ -7,11 +7,13 @@ from typing import Any
 from litestar import Litestar, WebSocket, get
 from litestar.config.cors import CORSConfig
 from litestar.connection import ASGIConnection
+from litestar.datastructures import State
 from litestar.response import Redirect
 
 from app.access import Viewer
 from app.auth import authenticate
-from app.files import file_routes, for_any_origin
+from app.edge import around
+from app.files import file_routes
 from app.health import health_routes
 from app.pages import page_routes
 from app.wiring import Services
@@ -19,18 +21,25 @@ from graphql_schema.context import Context
 from graphql_schema.controller import create_controller
 from graphql_schema.multipart import UploadLimits
 from graphql_schema.schema import schema
+from graphql_schema.streams import OpenStreams
+from graphql_schema.trusted import load as load_trusted
 from storage.local import LocalStorage
 
 
 def create_app(services: Services) -> Litestar:
-    """The application over services that are open; whoever opened them closes them after it."""
+    """The application over services that are open; whoever opened them closes them after it.
+
+    `state.streams` are to be stopped before it.
+    """
     settings = services.settings
+    streams = OpenStreams()
+    trusted = load_trusted(settings.trusted_documents, only=settings.trusted_only == "on")
 
     async def viewer_of(authorization: str | None) -> Viewer | None:
         return await authenticate(services.tokens, authorization)
 
     def make_context(connection: ASGIConnection[Any, Any, Any, Any], viewer: Viewer | None) -> Context:
-        return Context(services, viewer, on_socket=isinstance(connection, WebSocket))
+        return Context(services, viewer, on_socket=isinstance(connection, WebSocket), trusted=trusted)
 
     graphql = create_controller(
         schema,
@@ -44,6 +53,7 @@ def create_app(services: Services) -> Litestar:
         ),
         scratch=services.scratch,
         json_bytes=settings.max_field_bytes,
+        streams=streams,
         allowed_origins=settings.allowed_origins,
     )
     files = [file_routes(services.storage)] if isinstance(services.storage, LocalStorage) else []
@@ -52,8 +62,9 @@ def create_app(services: Services) -> Litestar:
         cors_config=_cors(settings.allowed_origins),
         openapi_config=None,
         logging_config=None,  # the process decides
+        state=State({"streams": streams}),
     )
-    app.asgi_handler = for_any_origin(app.asgi_handler)  # nothing else comes before Litestar's own CORS
+    app.asgi_handler = around(app.asgi_handler, services, app.cors_config)  # nothing comes before Litestar's own CORS
     return app
 
 
@@ -68,5 +79,14 @@ def _cors(origins: tuple[str, ...]) -> CORSConfig | None:
     return CORSConfig(
         allow_origins=list(origins),
         allow_methods=["GET", "POST"],
-        allow_headers=["Authorization", "Content-Type", "Apollo-Require-Preflight", "X-Requested-With"],
+        allow_headers=[
+            "Authorization",
+            "Content-Type",
+            "X-Request-Id",
+            "Apollo-Require-Preflight",
+            "GraphQL-Require-Preflight",
+            "X-Apollo-Operation-Name",
+            "X-Requested-With",
+        ],
+        expose_headers=["Retry-After", "WWW-Authenticate", "X-Request-Id"],
     )

@@ -16,7 +16,18 @@ from piccolo.columns.combination import WhereRaw
 from piccolo.custom_types import Combinable
 
 from app import events, stages, text
-from app.access import NOTHING, Viewer, changeable_media, public_media, refusal, signed_in, stored_media, visible_media
+from app.access import (
+    NOTHING,
+    Viewer,
+    changeable_media,
+    public_media,
+    refusal,
+    signed_in,
+    stored_media,
+    visible_media,
+    ways_to_media,
+    ways_to_media_of,
+)
 from app.db import hydrate
 from app.errors import BadInput, Conflict
 from app.keyset import Order, Page, SortKey, created, identity, instant, integer, page
@@ -155,8 +166,7 @@ async def library(
     viewer: Viewer | None, *, which: MediaFilter, order: Order, first: int | None, after: str | None, most: int
 ) -> Page[Media]:
     """All that the viewer can see."""
-    where = visible_media(viewer) & which.where()
-    return await page(Media, where, order=order, first=first, after=after, most=most)
+    return await page(Media, which.where(), ways_to_media(viewer), order=order, first=first, after=after, most=most)
 
 
 async def of_entity(
@@ -170,10 +180,11 @@ async def of_entity(
     after: str | None,
     most: int,
 ) -> Page[Media]:
-    where = (Media.entity == entity.id) & visible_media(viewer) & which.where()
+    where = (Media.entity == entity.id) & which.where()
     if slot is not None:
         where = where & (Media.slot == slot if text.storable(slot) else NOTHING)
-    return await page(Media, where, order=order, first=first, after=after, most=most)
+    ways = ways_to_media_of(viewer, entity)
+    return await page(Media, where, ways, order=order, first=first, after=after, most=most)
 
 
 async def in_slots(viewer: Viewer | None, places: Sequence[tuple[uuid.UUID, str]]) -> list[Media]:

@@ -23,6 +23,7 @@ CONTENT_SECURITY_POLICY = (
 )
 SECURITY_HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",  # a page that opened it has no hold on it
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }

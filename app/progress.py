@@ -10,9 +10,9 @@ from typing import Final
 from app import events
 from app import media as media_operations
 from app.access import Viewer
-from app.auth import ENDED, is_alive
-from app.errors import NotFound, Unauthenticated
+from app.errors import NotFound
 from app.events import Happening
+from app.hearing import Hearing
 from app.stages import PERCENT, Failure, Stage, failure_of
 from app.tables import EventKind, Media, MediaStatus
 from app.wiring import Services
@@ -42,16 +42,13 @@ async def watch(services: Services, viewer: Viewer | None, media_id: uuid.UUID) 
     with services.hub.subscribe(media_id, *session) as subscription:
         # Subscribed first and read second: what happens in between comes twice at most, and is dropped by its cursor.
         # (Not by the subscription's own: the end of the session may have an older one, and come later.)
-        if viewer and not await is_alive(viewer.session_id):
-            raise Unauthenticated(ENDED)
+        hearing = await Hearing.begin(subscription, viewer)
         last = await events.latest(media_id, STAGE_KINDS)
         media = await _seen(viewer, media_id)  # the row after the event, so that it is never behind what is told
         progress = _told(media, last) if last else _inferred(media)
         yield progress
         while progress.status not in OVER:
-            happening = await anext(subscription)
-            if happening.kind is EventKind.SESSION_ENDED:
-                raise Unauthenticated(ENDED)
+            happening = await hearing.next()
             # Whatever it was: the media may be gone, or out of sight.
             media = await _seen(viewer, media_id)
             if happening.kind in STAGE_KINDS and not (last and happening.cursor <= last.cursor):

@@ -16,6 +16,7 @@ from app.access import Viewer, signed_in
 from app.db import HeirloomTransaction, hydrate
 from app.errors import BadInput, Conflict, FileTooLarge, HeirloomError, UnsupportedType
 from app.piccolo_conf import DB
+from app.rate_limits import Limit, caller
 from app.slots import MIB, Slot
 from app.tables import EntityKind, Media, MediaStatus, UploadMethod, UploadSession, UploadState
 from app.upload_endings import EXPIRED, end
@@ -68,9 +69,11 @@ async def begin(
 ) -> Begun:
     """A session for a file with these claims; that of the same idempotency key, if there is one.
 
-    Raises BadInput, UnsupportedType, FileTooLarge, NotFound, Forbidden, Conflict, QuotaExceeded, StorageFailed.
+    Raises BadInput, UnsupportedType, FileTooLarge, NotFound, Forbidden, Conflict, QuotaExceeded, RateLimited or
+    StorageFailed.
     """
     owner = signed_in(viewer)
+    await services.limits.spend(Limit.UPLOAD, caller(owner.id))
     columns = cleaned(words)
     claim = _claim(services, filename, content_type, size_bytes, sha256)
     place = await uploads.find_place(owner, entity_id, slot)

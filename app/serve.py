@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ RESTART_SECONDS: Final = (0.2, 1.0, 5.0, 15.0)  # a worker that dies at once, ag
 LIVED_WELL_SECONDS: Final = 30.0
 # Not `-m app.cli`: that would take whatever `app` the working folder has.
 WORKER: Final = "import sys; sys.path.insert(0, sys.argv[1]); from app.cli import main; sys.exit(main(sys.argv[2:]))"
+COLLECTED_AFTER: Final = 50_000  # new objects; a page of a hundred media makes some 10,000, and few that are in circles
 SOCKET_MESSAGE_BYTES: Final = 1024 * 1024
 
 
@@ -53,7 +55,8 @@ async def serve(settings: Settings, dsn: str, *, with_worker: bool) -> None:
     async with open_services(settings, dsn=dsn) as services, being_set_up(services.storage):
         await migrate()
         await services.hub.start()
-        server = Server(_config(settings, create_app(services)), settings.public_url)
+        app = create_app(services)
+        server = Server(_config(settings, app), settings.public_url, stop_streams=app.state.streams.stop)
         try:
             if with_worker:
                 async with _worker():
@@ -67,9 +70,10 @@ async def serve(settings: Settings, dsn: str, *, with_worker: bool) -> None:
 class Server(uvicorn.Server):
     """Leaves the signals to us: uvicorn raises them again after its own shutdown, before ours."""
 
-    def __init__(self, config: uvicorn.Config, public_url: str) -> None:
+    def __init__(self, config: uvicorn.Config, public_url: str, *, stop_streams: Callable[[], None]) -> None:
         super().__init__(config)
         self._public_url = public_url
+        self._stop_streams = stop_streams
 
     async def run_until_stopped(self) -> None:
         loop = asyncio.get_running_loop()
@@ -80,6 +84,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         try:
             await super().startup(sockets)
+            _settle_memory()
             if self.started:
                 logger.info("Heirloom is at %s/graphiql/", self._public_url)
         except SystemExit as error:
@@ -89,7 +94,15 @@ class Server(uvicorn.Server):
             raise
 
     def _stop(self) -> None:
+        self._stop_streams()  # it waits for answers, of which these would go on
         self.force_exit, self.should_exit = self.should_exit, True
+
+
+def _settle_memory() -> None:
+    """What is there by now stays: the collector need not look at it again, nor stop a request for a page's worth."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECTED_AFTER)
 
 
 def _config(settings: Settings, app: object) -> uvicorn.Config:

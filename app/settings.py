@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from datetime import timedelta
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,7 +21,23 @@ MIB = 1024 * KIB
 GIB = 1024 * MIB
 PREFIX = "HEIRLOOM_"
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,20}")
+RATE = re.compile(r"([1-9][0-9]{0,6})/([1-9][0-9]{0,4})")
 SECRET_KEY_LENGTH = 32  # characters; 256 bits of hex halves make 64, a pass phrase needs at least this
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So many in so many seconds, all at once if need be."""
+
+    count: int
+    seconds: int
+
+    @property
+    def interval(self) -> float:
+        return self.seconds / self.count
+
+    def __str__(self) -> str:
+        return f"{self.count}/{self.seconds}"
 
 
 class SettingsError(Exception):
@@ -56,6 +73,20 @@ def _between(low: int, high: int) -> Callable[[str], int]:
 def _seconds(low: int, high: int) -> Callable[[str], timedelta]:
     number = _between(low, high)
     return lambda raw: timedelta(seconds=number(raw))
+
+
+def _rate(raw: str) -> Rate:
+    match = RATE.fullmatch(raw)
+    if match is None:
+        raise ValueError("must be a number and the seconds in which it is allowed, such as 60/60")
+    return Rate(int(match[1]), int(match[2]))
+
+
+def _networks(raw: str) -> tuple[str, ...]:
+    try:
+        return tuple(str(ip_network(item.strip())) for item in raw.split(",") if item.strip())
+    except ValueError as error:
+        raise ValueError("must be addresses or networks such as 10.0.0.0/8, separated by commas") from error
 
 
 def _one_of(*choices: str) -> Callable[[str], str]:
@@ -121,6 +152,10 @@ class Settings:
         "the data folder"
     )  # fmt: skip
     database_pool: int = setting(_between(2, 500), 10, doc="connections a process holds at most")
+    redis_url: str | None = setting(
+        _url("redis", "rediss"), None, secret=True, doc="Redis that several processes share for rate limits, and that "
+        "other services hear of media from; left out, none"
+    )  # fmt: skip
     pg_bin: Path | None = setting(
         _path, None, doc="folder with `initdb` and `postgres` for the embedded database, instead of the wheel's"
     )
@@ -161,6 +196,34 @@ class Settings:
     allowed_origins: tuple[str, ...] = setting(
         _origins, (), doc="other origins whose pages may call the API and open sockets, separated by commas"
     )
+    trusted_proxies: tuple[str, ...] = setting(
+        _networks, (), doc="addresses or networks whose X-Forwarded-For and X-Forwarded-Proto are believed, separated "
+        "by commas"
+    )  # fmt: skip
+    jwks_url: str | None = setting(
+        _url("http", "https"), None, doc="where an outside issuer of access tokens, such as an OpenID provider, "
+        "has its keys (a JWK set)"
+    )  # fmt: skip
+    token_issuer: str | None = setting(
+        _text, None, doc="`iss` of its tokens, to the letter; required with `HEIRLOOM_JWKS_URL`"
+    )
+    token_audience: str | None = setting(
+        _text, None, doc="`aud` that its tokens must have; required with `HEIRLOOM_JWKS_URL`"
+    )
+    rate_limits: str = setting(_one_of("on", "off"), "on", doc="`on`, or `off` where something before the server does")
+    request_rate: Rate = setting(
+        _rate,
+        Rate(3000, 60),
+        doc="GraphQL operations in so many seconds, of a user, or of an address without one",
+    )
+    file_rate: Rate = setting(
+        _rate, Rate(12_000, 60), doc="requests for files of local storage and pages in so many seconds, of an address"
+    )
+    upload_rate: Rate = setting(_rate, Rate(3000, 600), doc="files that a user may upload in so many seconds")
+    sign_in_rate: Rate = setting(
+        _rate, Rate(20, 600), doc="new accounts and failed sign-ins in so many seconds, of an address; of an account "
+        "five times as many failed ones"
+    )  # fmt: skip
     max_file_bytes: int = setting(_between(1, 5 * 1024**3), 512 * MIB, doc="one file in a GraphQL upload")
     max_files: int = setting(_between(1, 1000), 50, doc="files in one GraphQL upload")
     max_request_bytes: int = setting(_between(1024, 50 * 1024**3), 2048 * MIB, doc="one GraphQL upload in all")
@@ -176,11 +239,27 @@ class Settings:
     trash_retention: timedelta = setting(
         _seconds(0, 315_360_000), timedelta(days=30), doc="seconds after which what is in the trash is purged"
     )
+    event_retention: timedelta = setting(
+        _seconds(3600, 315_360_000), timedelta(days=30), doc="seconds that events are kept: for so long a subscription "
+        "can be taken up again by its cursor"
+    )  # fmt: skip
     orphan_grace: timedelta = setting(
         _seconds(0, 31_536_000), timedelta(hours=24), doc="seconds that a stored object may be without a row: longer "
         "than any upload takes"
     )  # fmt: skip
     max_page: int = setting(_between(1, 1000), 100, doc="items that a list gives at once")
+    max_depth: int = setting(_between(3, 100), 12, doc="fields within each other in a GraphQL operation")
+    max_aliases: int = setting(_between(0, 1000), 50, doc="fields of a GraphQL operation that are given other names")
+    max_cost: int = setting(
+        _between(100, 10_000_000), 25_000, doc="cost of a GraphQL request: a field of an object is 1, lists multiply; "
+        "100 media with all that they have are 9,000"
+    )  # fmt: skip
+    trusted_documents: Path | None = setting(
+        _path, None, doc="manifest of documents that clients name by an id, or a folder of them"
+    )
+    trusted_only: str = setting(
+        _one_of("on", "off"), "off", doc="`on`: no other documents are executed, introspection neither"
+    )
     max_pixels: int = setting(_between(1, 2_000_000_000), 100_000_000, doc="width × height of an image")
     processes: int = setting(_between(0, 128), 0, doc="decoders that a worker runs; 0 is one a core")
     processing_timeout: timedelta = setting(
@@ -195,6 +274,12 @@ class Settings:
     )
     processing_attempts: int = setting(
         _between(1, 20), 3, doc="times that a file which kills its decoder, or finds no storage, is tried"
+    )
+    log_level: str = setting(
+        _one_of("debug", "info", "warning", "error"), "info", doc="`debug`, `info`, `warning` or `error`"
+    )
+    log_format: str = setting(
+        _one_of("auto", "json", "text"), "auto", doc="`json`, or `text` for people; `auto` is text on a terminal alone"
     )
 
     @property

@@ -150,7 +150,8 @@ async def find(viewer: Viewer | None, searches: Sequence[Search]) -> dict[Search
                 for each in await _nearest(viewer, reach, [each for each in searches if _class(each) == reach])
             ]
     except asyncpg.QueryCanceledError as error:
-        raise RateLimited("Too much looks alike to be told that fast: ask for fewer, or for nearer ones.") from error
+        message = "Too much looks alike to be told that fast: ask for fewer, or for nearer ones."
+        raise RateLimited(STATEMENT_TIMEOUT_MS / 1000, message) from error
     rows = {row.id: row for row in await _load(viewer, {media_id for _, media_id, _ in found})}
     alike: dict[Search, list[LookAlike]] = {each: [] for each in searches}
     for each, media_id, distance in found:

@@ -91,6 +91,8 @@ def one_of(column: str, values: type[Enum]) -> str:
 
 
 class UserAccount(Table, tablename="user_account"):
+    """An account at an outside issuer has two more columns, which `app/issuers.py` alone asks for."""
+
     id = UUID7(primary_key=True)
     email = Varchar(length=254)  # RFC 5321, 4.5.3.1.3: the longest path, less its brackets
     password_hash = Text()
@@ -258,7 +260,7 @@ class Event(Table, tablename="event"):
     """What happened, append-only. No foreign keys: an event outlives what it tells of.
 
     The column `xid`, the writing transaction's id by which readers keep commit order, is the migration's: Piccolo has
-    no xid8.
+    no xid8. So are `entity_owner` and `is_public`, which `app.events` alone writes, and the table of `event_cursors`.
     """
 
     id = BigSerial(primary_key=True)

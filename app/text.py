@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from typing import Final
@@ -15,6 +16,15 @@ TAG_LENGTH: Final = 100
 TAGS: Final = 50
 MARKS: Final = 30  # the Stream-Safe Text Format (UAX #15, 13): the longest run in any language has 18
 SLACK: Final = 4  # times the limit that is looked at more closely: white space folds, and marks are composed
+
+EMAIL_LENGTH: Final = 254  # RFC 5321, 4.5.3.1.3
+# Only what every address has: whether it is anybody's, a mail to it tells.
+EMAIL: Final = re.compile(r"[^@\s\x00-\x1f\x7f]{1,64}@[^@\s\x00-\x1f\x7f]+\.[^@\s\x00-\x1f\x7f]+")
+
+
+def is_email(given: str) -> bool:
+    # The length first: the pattern takes time by its square, and a megabyte of dots an hour.
+    return len(given) <= EMAIL_LENGTH and EMAIL.fullmatch(given) is not None
 
 
 def storable(value: str) -> bool:

@@ -28,6 +28,7 @@ from app.errors import (
     relocated,
 )
 from app.piccolo_conf import DB
+from app.rate_limits import Limit, caller
 from app.slots import SINGLE_SLOTS, Slot
 from app.stages import Stage
 from app.tables import Entity, EntityKind, EventKind, Media, MediaStatus
@@ -108,9 +109,11 @@ async def receive(
 ) -> Receipt:
     """One file: its media, or that which has these very bytes, or was made with this idempotency key, already.
 
-    Raises BadInput, UnsupportedType, FileTooLarge, NotFound, Forbidden, Conflict, QuotaExceeded, StorageFailed.
+    Raises BadInput, UnsupportedType, FileTooLarge, NotFound, Forbidden, Conflict, QuotaExceeded, RateLimited or
+    StorageFailed.
     """
     owner = signed_in(viewer)
+    await services.limits.spend(Limit.UPLOAD, caller(owner.id))
     columns = cleaned(words)
     key = columns["idempotency_key"]  # as it is stored: what was cleaned away must not make it another key
     place = await find_place(owner, entity_id, slot)

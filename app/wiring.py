@@ -15,8 +15,10 @@ import asyncpg
 
 from app.auth import Tokens, derived_key
 from app.events import EventHub
+from app.issuers import Issuer, KeySet, fetched
 from app.passwords import Passwords
 from app.piccolo_conf import DB
+from app.rate_limits import REDIS_SECONDS, Buckets, MemoryBuckets, RateLimits, SharedBuckets, rates
 from app.scratch import own_scratch
 from app.settings import Settings, SettingsError
 from storage.base import ObjectStorage, SetUp, StorageUnavailable
@@ -30,6 +32,7 @@ logger = logging.getLogger(__name__)
 WINDOWS_PER_LIFETIME: Final = 4
 # What is half-stored for so long was left by a process that is gone.
 UNFINISHED: Final = timedelta(days=1)
+REDIS_CONNECTIONS: Final = 20
 SET_UP_SECONDS: Final = 5.0  # that a start waits for it; it goes on behind the start's back
 
 
@@ -48,6 +51,7 @@ class Services:
     tokens: Tokens
     passwords: Passwords
     key_template: KeyTemplate
+    limits: RateLimits
     clock: Callable[[], datetime] = _now
 
 
@@ -64,10 +68,47 @@ async def open_services(settings: Settings, *, dsn: str) -> AsyncIterator[Servic
             scratch=stack.enter_context(own_scratch(settings.scratch_dir)),
             storage=await stack.enter_async_context(open_storage(settings)),
             hub=EventHub(lambda: connect(dsn)),
-            tokens=Tokens(settings.secret_key, settings.access_token_lifetime),
+            tokens=Tokens(settings.secret_key, settings.access_token_lifetime, outside_issuer(settings)),
             passwords=Passwords(),
             key_template=KeyTemplate(settings.key_template),
+            limits=RateLimits(
+                rates(settings),
+                await stack.enter_async_context(open_buckets(settings.redis_url)),
+                derived_key(settings.secret_key, "rate limits"),
+            ),
         )
+
+
+def outside_issuer(settings: Settings) -> Issuer | None:
+    """Raises SettingsError: a token for somebody else, or of somebody else, must not be good here."""
+    if settings.jwks_url is None:
+        return None
+    if not settings.token_issuer or not settings.token_audience:
+        raise SettingsError("HEIRLOOM_TOKEN_ISSUER and HEIRLOOM_TOKEN_AUDIENCE must be set when HEIRLOOM_JWKS_URL is.")
+    return Issuer(
+        KeySet(settings.jwks_url, fetched),
+        issuer=settings.token_issuer,
+        audience=settings.token_audience,
+        quota_bytes=settings.quota_bytes or None,
+    )
+
+
+@asynccontextmanager
+async def open_buckets(redis_url: str | None) -> AsyncIterator[Buckets]:
+    """In Redis, if there is one. It need not answer yet."""
+    if redis_url is None:
+        yield MemoryBuckets()
+        return
+    try:
+        # Imported where it is used: the laptop shape has no Redis.
+        from redis.asyncio import BlockingConnectionPool, Redis  # noqa: PLC0415
+        from redis.exceptions import RedisError  # noqa: PLC0415
+    except ImportError as error:
+        raise SettingsError("HEIRLOOM_REDIS_URL needs the Python package redis.") from error
+    # One that waits for a free connection, rather than opening one for each request that comes meanwhile.
+    pool = BlockingConnectionPool.from_url(redis_url, max_connections=REDIS_CONNECTIONS, timeout=REDIS_SECONDS)
+    async with Redis.from_pool(pool) as redis:
+        yield SharedBuckets(redis, (RedisError,))
 
 
 @asynccontextmanager

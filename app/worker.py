@@ -20,7 +20,7 @@ from pgqueuer.models import Job
 from pgqueuer.qm import QueueManager
 from pgqueuer.queries import Queries
 
-from app import housekeeping, ingest, jobs, renewal, trash
+from app import announcements, housekeeping, ingest, jobs, renewal, trash
 from app.housekeeping import TROUBLE
 from app.ingest import TryAgain
 from app.rendering import Sandboxes
@@ -48,7 +48,11 @@ async def run(settings: Settings, dsn: str) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    async with open_services(settings, dsn=dsn) as services, _sandboxes(services) as sandboxes:
+    async with (
+        open_services(settings, dsn=dsn) as services,
+        announcements.announcing(services, lambda: connect(dsn)),
+        _sandboxes(services) as sandboxes,
+    ):
         logger.info("The worker is ready.")
         while not stopping.is_set():
             try:

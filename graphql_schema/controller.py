@@ -1,12 +1,14 @@
 """GraphQL over HTTP and WebSocket: Strawberry's controller, made strict.
 
-https://graphql.github.io/graphql-over-http/draft/ for queries and mutations, the `graphql-transport-ws` protocol for
-subscriptions. Every refusal of this layer is GraphQL-shaped JSON with `extensions.code`.
+https://graphql.github.io/graphql-over-http/draft/ for queries and mutations; for subscriptions the
+`graphql-transport-ws` protocol, or an answer that is a stream (`streams`). Every refusal of this layer is
+GraphQL-shaped JSON with `extensions.code`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +19,7 @@ from litestar import Request, Response, WebSocket, get, post, route, websocket
 from litestar.exceptions import InternalServerException
 from strawberry.exceptions import ConnectionRejectionError, MissingQueryError
 from strawberry.http import GraphQLHTTPResponse, GraphQLRequestData
-from strawberry.http.websocket_origin import normalize_allowed_origins
+from strawberry.http.websocket_origin import is_same_origin, normalize_allowed_origins
 from strawberry.litestar.controller import GraphQLController
 from strawberry.schema.base import BaseSchema
 from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
@@ -28,7 +30,7 @@ from strawberry.types.unset import UnsetType
 
 from app.bodies import patient
 from app.errors import Unauthenticated
-from graphql_schema.errors import coded
+from graphql_schema.errors import MUTATION_BY_GET, coded
 from graphql_schema.multipart import UploadLimits, parse
 from graphql_schema.refusals import (
     EXCEPTION_HANDLERS,
@@ -36,6 +38,8 @@ from graphql_schema.refusals import (
     MalformedRequest,
     MethodNotAllowed,
     MutationNeedsPost,
+    NotAcceptable,
+    OriginRefused,
     RequestTimeout,
     RequestTooLarge,
     SpoolFailed,
@@ -46,6 +50,7 @@ from graphql_schema.refusals import (
 )
 from graphql_schema.requests import GraphQLRequest, request_data
 from graphql_schema.sockets import TransportHandler, socket_authorization
+from graphql_schema.streams import EVENTS, PARTS, Form, OpenStreams, StreamResponse, failures_as_results, form_of
 from storage.base import has_room
 
 # A page of another site can send a multipart form with the reader's credentials unasked, but none of these headers:
@@ -87,6 +92,7 @@ class StrictController(GraphQLController[Any, None]):
     limits: UploadLimits
     scratch: Path
     json_bytes: int
+    streams: OpenStreams
 
     path = "/graphql"
     dependencies: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]  # stock ones hop through a thread each request
@@ -99,11 +105,11 @@ class StrictController(GraphQLController[Any, None]):
     connection_init_wait_timeout = CONNECTION_INIT_TIMEOUT
 
     @get()
-    async def handle_http_get(self, request: GraphQLRequest) -> Response[bytes]:
+    async def handle_http_get(self, request: GraphQLRequest) -> Response[Any]:
         return await self._answer(request)
 
     @post(status_code=200)
-    async def handle_http_post(self, request: GraphQLRequest) -> Response[bytes]:
+    async def handle_http_post(self, request: GraphQLRequest) -> Response[Any]:
         return await self._answer(request)
 
     @route(http_method=["PUT", "PATCH", "DELETE"], status_code=405)
@@ -114,7 +120,7 @@ class StrictController(GraphQLController[Any, None]):
     async def websocket_endpoint(self, socket: WebSocket[Any, Any, Any]) -> None:
         await self.run(socket, context=self.make_context(socket, None), root_value=None)
 
-    async def _answer(self, request: GraphQLRequest) -> Response[bytes]:
+    async def _answer(self, request: GraphQLRequest) -> Response[Any]:
         # Before a byte of the body is read: it is not taken from somebody whose token is of no use.
         authorization = request.headers.get("authorization") or None
         viewer = await self.authenticate(authorization)
@@ -122,11 +128,48 @@ class StrictController(GraphQLController[Any, None]):
         context = self.make_context(request, viewer)
         context.authorization = authorization
         try:
+            if form := form_of(request):
+                return await self._stream(request, form, context)
             response: Response[bytes] = await self.run(request, context=context, root_value=None)
             return response
         finally:
             if request.parsed is not None:
                 await request.parsed.close()
+
+    async def _stream(self, request: GraphQLRequest, form: Form, context: EdgeContext) -> StreamResponse:
+        if not self._is_admitted(request):
+            raise OriginRefused("Pages of this origin may not open streams here.")
+        if _content_type(request) == "multipart/form-data":
+            raise NotAcceptable("A request with files is answered at once: accept application/json.")
+        data = await self.parse_http_body(self.request_adapter_class(request))
+        if isinstance(data, list):
+            raise NotAcceptable("A batch is answered at once: accept application/json.")
+        results = await self.schema.stream(
+            data.query,
+            variable_values=data.variables,
+            context_value=context,
+            operation_name=data.operation_name,
+            operation_extensions=data.extensions,
+            allowed_operation_types=_allowed(request.method) | {OperationType.SUBSCRIPTION},
+        )
+        return StreamResponse(form, self._encoded(request, results), self.streams)
+
+    async def _encoded(
+        self, request: GraphQLRequest, results: AsyncGenerator[Any, None]
+    ) -> AsyncGenerator[bytes, None]:
+        async with aclosing(failures_as_results(results)) as told:
+            async for result in told:
+                yield self.encode_json(await self.process_result(request, result))
+
+    def _is_admitted(self, request: GraphQLRequest) -> bool:
+        """Whether its page might open a socket: streams are given to the same."""
+        origin = request.headers.get("origin")
+        return (
+            origin is None  # no browser
+            or request.headers.get("sec-fetch-site") == "same-origin"
+            or is_same_origin(origin, request.headers.get("host"))
+            or self.is_websocket_origin_allowed(request, origin)  # type: ignore[arg-type]  # which it doesn't look at
+        )
 
     # ------------------------------------------------------------ reading
 
@@ -145,13 +188,12 @@ class StrictController(GraphQLController[Any, None]):
         return [request_data(item) for item in data]
 
     async def _read_body(self, request: GraphQLRequest) -> Any:
-        content_type = request.headers.get("content-type", "")
         try:
-            match content_type.partition(";")[0].strip().lower():
+            match _content_type(request):
                 case "application/json":
                     return await self._read_json(request)
                 case "multipart/form-data":
-                    return await self._read_multipart(request, content_type)
+                    return await self._read_multipart(request, request.headers["content-type"])
         except InternalServerException as error:  # Litestar's word for a client that hangs up
             raise MalformedRequest("The connection ended before the body did.") from error
         raise UnsupportedMediaType("A GraphQL request has the Content-Type application/json or multipart/form-data.")
@@ -215,9 +257,6 @@ class StrictController(GraphQLController[Any, None]):
         root_value: Any,
         request_data: GraphQLRequestData,
     ) -> ExecutionResult:
-        allowed = (
-            {OperationType.QUERY} if request_adapter.method == "GET" else {OperationType.QUERY, OperationType.MUTATION}
-        )
         try:
             return await self.schema.execute(
                 request_data.query,
@@ -225,14 +264,15 @@ class StrictController(GraphQLController[Any, None]):
                 variable_values=request_data.variables,
                 context_value=context,
                 operation_name=request_data.operation_name,
-                allowed_operation_types=allowed,
+                allowed_operation_types=_allowed(request_adapter.method),
                 operation_extensions=request_data.extensions,
             )
         except InvalidOperationTypeError as error:
             if error.operation_type is OperationType.MUTATION:
-                raise MutationNeedsPost("A mutation is sent by POST.") from error
+                raise MutationNeedsPost(MUTATION_BY_GET) from error
             raise MalformedRequest(
-                "A subscription is served over a WebSocket with the subprotocol graphql-transport-ws."
+                "A subscription is served over a WebSocket with the subprotocol graphql-transport-ws, or as a stream: "
+                f"accept {EVENTS.accepted} or {PARTS.accepted}."
             ) from error
         except CannotGetOperationTypeError as error:
             raise MalformedRequest(error.as_http_error_reason()) from error
@@ -282,6 +322,7 @@ def create_controller(
     limits: UploadLimits,
     scratch: Path,
     json_bytes: int,
+    streams: OpenStreams,
     allowed_origins: Sequence[str] = (),
 ) -> type[GraphQLController[Any, None]]:
     """The controller of `/graphql`.
@@ -289,7 +330,8 @@ def create_controller(
     `authenticate` takes the value of `Authorization` and raises Unauthenticated for one that is of no use: answered
     with 401, on a socket with 4403. `make_context` is called for each request with its viewer, and for each socket
     with None, before its token is known. Files are spooled into `scratch` only for a viewer. A JSON body may have
-    `json_bytes`. `allowed_origins` are the other sites that may open a socket.
+    `json_bytes`. `streams` are those that have to end before the process can stop. `allowed_origins` are the other
+    sites that may open a socket or a stream.
     """
     return type(
         "HeirloomController",
@@ -301,10 +343,20 @@ def create_controller(
             "limits": limits,
             "scratch": scratch,
             "json_bytes": json_bytes,
+            "streams": streams,
             "allowed_origins": normalize_allowed_origins(allowed_origins),
             "exception_handlers": EXCEPTION_HANDLERS,
         },
     )
+
+
+def _allowed(method: str) -> set[OperationType]:
+    """What is answered at once."""
+    return {OperationType.QUERY} if method == "GET" else {OperationType.QUERY, OperationType.MUTATION}
+
+
+def _content_type(request: GraphQLRequest) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _failed_before_execution(result: ExecutionResult) -> bool:

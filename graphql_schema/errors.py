@@ -9,7 +9,9 @@ from typing import Any, TypeVar, cast
 
 import strawberry
 from graphql import GraphQLError
+from strawberry.exceptions import MissingQueryError
 from strawberry.extensions import MaskErrors
+from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
 from strawberry.utils.str_converters import to_camel_case
 
 from app.db import BUSY_ERRORS
@@ -23,6 +25,7 @@ T = TypeVar("T")
 MASKED = "Something went wrong on our side."
 BUSY = "The database is busy. Try again in a moment."
 BUSY_CODE = "SERVICE_UNAVAILABLE"
+MUTATION_BY_GET = "A mutation is sent by POST."
 
 ErrorCode = strawberry.enum(Code, name="ErrorCode")
 
@@ -72,24 +75,7 @@ def coded(error: GraphQLError) -> GraphQLError:
     cause = error.original_error
     while isinstance(cause, GraphQLError) and cause.original_error is not None:
         cause = cause.original_error
-    if isinstance(cause, HeirloomError):
-        return _with(error, cause.message, code=cause.code.value)
-    if isinstance(cause, BUSY_ERRORS):
-        return _with(error, BUSY, code=BUSY_CODE)
-    if cause is None or isinstance(cause, GraphQLError):
-        code = "GRAPHQL_VALIDATION_FAILED" if error.path is None else Code.BAD_INPUT.value
-        return _with(error, error.message, **{"code": code, **(error.extensions or {})})
-    return _with(error, MASKED, **unexpected(cause, "/".join(map(str, error.path or ["the operation"]))))
-
-
-def unexpected(error: Exception, where: str) -> dict[str, Any]:
-    """Log it in full; what the client is told of it is the id under which it stands there."""
-    error_id = secrets.token_hex(8)
-    logger.error("Unexpected error %s at %s", error_id, where, exc_info=error)
-    return {"code": "INTERNAL_SERVER_ERROR", "id": error_id}
-
-
-def _with(error: GraphQLError, message: str, **extensions: Any) -> GraphQLError:
+    message, extensions = _told(error, cause)
     return GraphQLError(
         message,
         nodes=error.nodes,
@@ -98,3 +84,27 @@ def _with(error: GraphQLError, message: str, **extensions: Any) -> GraphQLError:
         path=error.path,
         extensions=extensions,
     )
+
+
+def _told(error: GraphQLError, cause: Exception | None) -> tuple[str, dict[str, Any]]:
+    """The message and the extensions of an error with this cause."""
+    if isinstance(cause, HeirloomError):
+        return cause.message, {"code": cause.code.value}
+    if isinstance(cause, BUSY_ERRORS):
+        return BUSY, {"code": BUSY_CODE}
+    # Of a socket or a stream alone: an answer has an HTTP status for these.
+    if isinstance(cause, InvalidOperationTypeError):
+        return MUTATION_BY_GET, {"code": "METHOD_NOT_ALLOWED"}
+    if isinstance(cause, MissingQueryError | CannotGetOperationTypeError):
+        return error.message, {"code": "BAD_REQUEST"}
+    if cause is None or isinstance(cause, GraphQLError):
+        code = "GRAPHQL_VALIDATION_FAILED" if error.path is None else Code.BAD_INPUT.value
+        return error.message, {"code": code, **(error.extensions or {})}
+    return MASKED, unexpected(cause, "/".join(map(str, error.path or ["the operation"])))
+
+
+def unexpected(error: Exception, where: str) -> dict[str, Any]:
+    """Log it in full; what the client is told of it is the id under which it stands there."""
+    error_id = secrets.token_hex(8)
+    logger.error("Unexpected error %s at %s", error_id, where, exc_info=error)
+    return {"code": "INTERNAL_SERVER_ERROR", "id": error_id}

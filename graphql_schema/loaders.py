@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from asyncio import Future
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Hashable, Sequence
-from typing import Any, TypeVar
-
-import aiodataloader
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
 
 from app import accounts, entities, media, people, profiles, similar, upload_sessions
 from app.access import Viewer
@@ -24,82 +21,155 @@ from storage.base import StoredPart
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
+LOADED: Final = "heirloom-loaded"
 
-class DataLoader(aiodataloader.DataLoader[K, V]):
-    """Gives everybody who waits for a key a future of their own.
 
-    Where a field fails, graphql-core cancels those beside it; with a shared future that would cancel the same key for
-    all the others who wait for it, elsewhere in the operation.
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A field that only passes on what a loader has under a key of its row: null where the key is null.
+
+    By it the executor asks once for a whole list, in the place of the resolver, which says the same.
     """
 
-    def load(self, key: K) -> Future[V]:
-        return asyncio.shield(super().load(key))
+    loader: Callable[[Loaders], Loader[Any, Any]]
+    key: Callable[[Any], Any]
 
 
-def _one_each(load: Callable[[Sequence[K]], Awaitable[Sequence[V]]], key: Callable[[V], K]) -> DataLoader[K, V | None]:
-    async def batch(keys: list[K]) -> list[V | None]:
+def loaded(loader: Callable[[Loaders], Loader[Any, Any]], key: Callable[[Any], Any]) -> dict[str, Loaded]:
+    """The metadata of such a field."""
+    return {LOADED: Loaded(loader, key)}
+
+
+class Loader(Generic[K, V]):
+    """Rows by key: what is asked for in one turn of the event loop is fetched at once, and remembered.
+
+    A batch that fails, fails for all who wait for it, and is not remembered.
+    """
+
+    def __init__(self, fetch: Callable[[list[K]], Awaitable[Mapping[K, V]]]) -> None:
+        self._fetch = fetch
+        self._found: dict[K, V] = {}
+        self._batches: dict[K, asyncio.Future[None]] = {}
+        self._gathering: dict[K, None] | None = None  # the batch to come, if there is one, and its task
+        self._gathering_for: asyncio.Future[None] | None = None
+
+    async def load(self, key: K) -> V:
+        found = self._found
+        if key not in found:
+            # Shielded: who gives up waiting doesn't stop it for the others.
+            await asyncio.shield(self._batch_with(key))
+        return found[key]
+
+    async def load_many(self, keys: Sequence[K]) -> list[V]:
+        found = self._found
+        for batch in {self._batch_with(key) for key in keys if key not in found}:
+            await asyncio.shield(batch)
+        return [found[key] for key in keys]
+
+    def knows(self, key: K) -> bool:
+        return key in self._found
+
+    def known(self, key: K) -> V:
+        """Raises KeyError for what it doesn't know."""
+        return self._found[key]
+
+    def clear_all(self) -> None:
+        # What is under way goes on for those who wait for it, and is not remembered.
+        self._found = {}
+        self._batches = {}
+        self._gathering = None
+
+    def _batch_with(self, key: K) -> asyncio.Future[None]:
+        """The one that fetches this key."""
+        if key in self._batches:
+            return self._batches[key]
+        if self._gathering is None or self._gathering_for is None:
+            self._gathering = {}
+            self._gathering_for = asyncio.ensure_future(self._fetch_batch(self._gathering, self._found, self._batches))
+            self._gathering_for.add_done_callback(_looked_at)
+        self._gathering[key] = None
+        self._batches[key] = self._gathering_for
+        return self._gathering_for
+
+    async def _fetch_batch(
+        self, keys: dict[K, None], found: dict[K, V], batches: dict[K, asyncio.Future[None]]
+    ) -> None:
+        # Once more around: those that a sibling's answer has just woken ask now, too.
+        await asyncio.sleep(0)
+        if self._gathering is keys:
+            self._gathering = None
+        try:
+            found.update(await self._fetch(list(keys)))
+        finally:
+            for key in keys:
+                batches.pop(key, None)
+
+
+def _looked_at(batch: asyncio.Future[None]) -> None:
+    """Its failure is told to those who wait for it; asyncio would log it when they have all gone."""
+    if not batch.cancelled():
+        batch.exception()
+
+
+def _one_each(load: Callable[[Sequence[K]], Awaitable[Sequence[V]]], key: Callable[[V], K]) -> Loader[K, V | None]:
+    async def fetch(keys: list[K]) -> dict[K, V | None]:
         found = {key(row): row for row in await load(keys)}
-        return [found.get(wanted) for wanted in keys]
+        return {wanted: found.get(wanted) for wanted in keys}
 
-    return DataLoader(batch)
+    return Loader(fetch)
 
 
-def _many_each(load: Callable[[Sequence[K]], Awaitable[Sequence[V]]], key: Callable[[V], K]) -> DataLoader[K, list[V]]:
-    async def batch(keys: list[K]) -> list[list[V]]:
-        found: dict[K, list[V]] = defaultdict(list)
+def _many_each(load: Callable[[Sequence[K]], Awaitable[Sequence[V]]], key: Callable[[V], K]) -> Loader[K, list[V]]:
+    async def fetch(keys: list[K]) -> dict[K, list[V]]:
+        found: dict[K, list[V]] = {wanted: [] for wanted in keys}
         for row in await load(keys):
             found[key(row)].append(row)
-        return [found[wanted] for wanted in keys]
+        return found
 
-    return DataLoader(batch)
+    return Loader(fetch)
 
 
 class Loaders:
     def __init__(self, services: Services, viewer: Viewer | None) -> None:
-        self.users: DataLoader[uuid.UUID, UserAccount | None] = _one_each(accounts.load, lambda user: user.id)
-        self.entities: DataLoader[uuid.UUID, Entity | None] = _one_each(
+        self.users: Loader[uuid.UUID, UserAccount | None] = _one_each(accounts.load, lambda user: user.id)
+        self.entities: Loader[uuid.UUID, Entity | None] = _one_each(
             lambda ids: entities.load(viewer, ids), lambda entity: entity.id
         )
-        self.people: DataLoader[uuid.UUID, Person | None] = _one_each(people.details, lambda person: person.entity)
-        self.profiles: DataLoader[uuid.UUID, Profile | None] = _one_each(
-            profiles.details, lambda profile: profile.entity
-        )
-        self.profiles_of_people: DataLoader[uuid.UUID, Entity | None] = _of_people(viewer)
-        self.media: DataLoader[uuid.UUID, Media | None] = _one_each(
-            lambda ids: media.load(viewer, ids), lambda row: row.id
-        )
-        self.in_slots: DataLoader[tuple[uuid.UUID, str], Media | None] = _one_each(
+        self.people: Loader[uuid.UUID, Person | None] = _one_each(people.details, lambda person: person.entity)
+        self.profiles: Loader[uuid.UUID, Profile | None] = _one_each(profiles.details, lambda profile: profile.entity)
+        self.profiles_of_people: Loader[uuid.UUID, Entity | None] = _of_people(viewer)
+        self.media: Loader[uuid.UUID, Media | None] = _one_each(lambda ids: media.load(viewer, ids), lambda row: row.id)
+        self.in_slots: Loader[tuple[uuid.UUID, str], Media | None] = _one_each(
             lambda places: media.in_slots(viewer, places), lambda row: (row.entity, row.slot)
         )
-        self.variants: DataLoader[uuid.UUID, list[Variant]] = _many_each(media.variants_of, lambda row: row.media)
-        self.similar: DataLoader[Search, list[LookAlike]] = _similar(viewer)
-        self.arrived: DataLoader[uuid.UUID, Sequence[StoredPart]] = _arrived(services, viewer)
+        self.variants: Loader[uuid.UUID, list[Variant]] = _many_each(media.variants_of, lambda row: row.media)
+        self.similar: Loader[Search, list[LookAlike]] = _similar(viewer)
+        self.arrived: Loader[uuid.UUID, Sequence[StoredPart]] = _arrived(services, viewer)
 
     def clear_all(self) -> None:
-        loaders: list[DataLoader[Any, Any]] = list(vars(self).values())
+        loaders: list[Loader[Any, Any]] = list(vars(self).values())
         for loader in loaders:
             loader.clear_all()
 
 
-def _of_people(viewer: Viewer | None) -> DataLoader[uuid.UUID, Entity | None]:
-    async def batch(people_ids: list[uuid.UUID]) -> list[Entity | None]:
+def _of_people(viewer: Viewer | None) -> Loader[uuid.UUID, Entity | None]:
+    async def fetch(people_ids: list[uuid.UUID]) -> dict[uuid.UUID, Entity | None]:
         found = await profiles.of_people(viewer, people_ids)
-        return [found.get(person_id) for person_id in people_ids]
+        return {person_id: found.get(person_id) for person_id in people_ids}
 
-    return DataLoader(batch)
-
-
-def _similar(viewer: Viewer | None) -> DataLoader[Search, list[LookAlike]]:
-    async def batch(searches: list[Search]) -> list[list[LookAlike]]:
-        found = await similar.find(viewer, searches)
-        return [found[search] for search in searches]
-
-    return DataLoader(batch)
+    return Loader(fetch)
 
 
-def _arrived(services: Services, viewer: Viewer | None) -> DataLoader[uuid.UUID, Sequence[StoredPart]]:
-    async def batch(ids: list[uuid.UUID]) -> list[Sequence[StoredPart]]:
+def _similar(viewer: Viewer | None) -> Loader[Search, list[LookAlike]]:
+    async def fetch(searches: list[Search]) -> dict[Search, list[LookAlike]]:
+        return dict(await similar.find(viewer, searches))
+
+    return Loader(fetch)
+
+
+def _arrived(services: Services, viewer: Viewer | None) -> Loader[uuid.UUID, Sequence[StoredPart]]:
+    async def fetch(ids: list[uuid.UUID]) -> dict[uuid.UUID, Sequence[StoredPart]]:
         found = await upload_sessions.arrived(services, viewer, ids)
-        return [found.get(session_id, ()) for session_id in ids]
+        return {session_id: found.get(session_id, ()) for session_id in ids}
 
-    return DataLoader(batch)
+    return Loader(fetch)

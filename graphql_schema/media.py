@@ -19,6 +19,7 @@ from app.tables import MediaStatus
 from graphql_schema.context import Info
 from graphql_schema.enums import ORDERS, MediaOrder
 from graphql_schema.errors import UserError, outcome, user_error, view
+from graphql_schema.loaders import loaded
 from graphql_schema.nodes import Node, User, known, known_each
 from graphql_schema.paging import Connection
 from graphql_schema.scalars import JSON, BigInt
@@ -118,12 +119,12 @@ class Media(Node):
         latitude: float | None = root.latitude
         return None if latitude is None else view(GeoPoint, root)
 
-    @strawberry.field
+    @strawberry.field(metadata=loaded(lambda loaders: loaders.entities, lambda row: row.entity))
     async def entity(self, root: Row, info: Info) -> Annotated[Entity, strawberry.lazy("graphql_schema.people")] | None:
         found = await info.context.loaders.entities.load(root.entity) if root.entity else None
         return cast("Entity | None", found)
 
-    @strawberry.field
+    @strawberry.field(metadata=loaded(lambda loaders: loaders.users, lambda row: row.owner))
     async def owner(self, root: Row, info: Info) -> User:
         return view(User, await info.context.loaders.users.load(root.owner))
 
@@ -140,7 +141,7 @@ class Media(Node):
         original = signed_original(info, root)
         return original.expires_at if original else None
 
-    @strawberry.field
+    @strawberry.field(metadata=loaded(lambda loaders: loaders.variants, lambda row: row.id))
     async def variants(self, root: Row, info: Info) -> list[Variant]:
         return view(list[Variant], await info.context.loaders.variants.load(root.id))
 

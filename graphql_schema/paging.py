@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
 import strawberry
 
-from app.keyset import Page
+from app.keyset import Order, Page
 
 T = TypeVar("T")
 Parent = strawberry.Parent[Page[Any]]
@@ -20,8 +21,22 @@ class PageInfo:
     end_cursor: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class PlacedRow:
+    """A row, and the order that tells its cursor when somebody asks for it."""
+
+    order: Order
+    node: Any
+
+    @property
+    def cursor(self) -> str:
+        return self.order.cursor(self.node)
+
+
 @strawberry.type
 class Edge(Generic[T]):
+    """A view of a PlacedRow."""
+
     cursor: str
     node: T
 
@@ -32,7 +47,7 @@ class Connection(Generic[T]):
 
     @strawberry.field
     def edges(self, root: Parent) -> list[Edge[T]]:
-        return [Edge(cursor=root.order.cursor(row), node=row) for row in root.rows]
+        return cast("list[Edge[T]]", [PlacedRow(root.order, row) for row in root.rows])
 
     @strawberry.field
     def nodes(self, root: Parent) -> list[T]:

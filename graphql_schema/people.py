@@ -13,6 +13,7 @@ from app.tables import EntityKind
 from graphql_schema.context import Info
 from graphql_schema.enums import MediaOrder
 from graphql_schema.errors import UserError, outcome, view
+from graphql_schema.loaders import loaded
 from graphql_schema.media import Media, MediaConnection, MediaFilter, as_filter, as_order, changes_in
 from graphql_schema.nodes import Node, User, known
 from graphql_schema.scalars import FuzzyDate
@@ -28,7 +29,7 @@ class Entity(Node):
     created_at: datetime
     updated_at: datetime
 
-    @strawberry.field
+    @strawberry.field(metadata=loaded(lambda loaders: loaders.users, lambda row: row.owner))
     async def owner(self, root: Row, info: Info) -> User:
         return view(User, await info.context.loaders.users.load(root.owner))
 

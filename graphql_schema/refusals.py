@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, ClassVar, Final
 
 import orjson
 from cross_web import HTTPException as StrawberryHTTPException
 from litestar import Request, Response
+from litestar.datastructures.headers import Accept
 from litestar.exceptions import HTTPException
 
 from app.db import BUSY_ERRORS
@@ -62,6 +64,20 @@ class MutationNeedsPost(RequestError):
     headers: ClassVar[dict[str, str]] = {"Allow": "POST"}
 
 
+class NotAcceptable(RequestError):
+    """What `Accept` names is not given for this request."""
+
+    status = 406
+    code = "NOT_ACCEPTABLE"
+
+
+class OriginRefused(RequestError):
+    """A page of another site, not among those that are allowed in."""
+
+    status = 403
+    code = "FORBIDDEN"
+
+
 class MethodNotAllowed(RequestError):
     status = 405
     code = "METHOD_NOT_ALLOWED"
@@ -69,8 +85,18 @@ class MethodNotAllowed(RequestError):
 
 
 def negotiate(request: Request[Any, Any, Any]) -> str:
+    return best_match(request, (JSON, GRAPHQL_RESPONSE))
+
+
+def best_match(request: Request[Any, Any, Any], types: tuple[str, ...]) -> str:
+    """Which of these the client would rather have; JSON if it says nothing of them."""
+    return _best_match(request.headers.get("accept", "*/*"), types)
+
+
+@lru_cache(maxsize=64)  # clients say the same again and again, and to read it costs 15 µs
+def _best_match(accept: str, types: tuple[str, ...]) -> str:
     try:
-        return request.accept.best_match([JSON, GRAPHQL_RESPONSE], default=JSON)
+        return Accept(accept).best_match(list(types), default=JSON)
     except OverflowError:  # Litestar turns the q of `Accept` into a whole number, and `q=inf` is a float to it
         return JSON
 

@@ -10,8 +10,9 @@ from strawberry.http import GraphQLRequestData
 from graphql_schema.multipart import Parsed
 from graphql_schema.refusals import MalformedRequest
 
-# GraphiQL's introspection query has 1,500, and parsed documents are kept: see schema.CACHED_DOCUMENTS.
+# GraphiQL's introspection query has 1,500; limits.MAX_TOKENS take 20,000 where names are of a usual length.
 QUERY_CHARACTERS = 32 * 1024
+PERSISTED = "persistedQuery"
 
 
 class GraphQLRequest(Request[Any, Any, Any]):
@@ -27,6 +28,7 @@ def request_data(item: Any) -> GraphQLRequestData:
         raise MalformedRequest("A GraphQL request is a JSON object.")
     for name, kind, words in (
         ("query", str, "a string"),
+        ("documentId", str, "a string"),
         ("operationName", str, "a string"),
         ("variables", dict, "an object"),
         ("extensions", dict, "an object"),
@@ -39,5 +41,20 @@ def request_data(item: Any) -> GraphQLRequestData:
         query=item.get("query"),
         variables=item.get("variables"),
         operation_name=item.get("operationName"),
-        extensions=item.get("extensions"),
+        extensions=_extensions(item),
     )
+
+
+def _extensions(item: dict[str, Any]) -> dict[str, Any] | None:
+    """As sent, with a `documentId` in the place where Apollo's clients have it: see graphql_schema.trusted."""
+    extensions: dict[str, Any] | None = item.get("extensions")
+    if (document_id := item.get("documentId")) is not None:
+        extensions = {**(extensions or {}), PERSISTED: {"sha256Hash": document_id}}
+    persisted = (extensions or {}).get(PERSISTED)
+    if persisted is not None and not (isinstance(persisted, dict) and isinstance(persisted.get("sha256Hash"), str)):
+        raise MalformedRequest(f"`extensions.{PERSISTED}` must be an object with a `sha256Hash`, or null.")
+    return extensions
+
+
+def names_a_document(data: GraphQLRequestData) -> bool:
+    return data.query is not None or (data.extensions or {}).get(PERSISTED) is not None

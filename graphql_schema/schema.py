@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import strawberry
 from graphql import GraphQLError
-from strawberry.extensions import AddValidationRules, MaxTokensLimiter, ParserCache, ValidationCache
 from strawberry.schema.config import StrawberryConfig
 from strawberry.tools import merge_types
 from strawberry.types import ExecutionContext
@@ -12,18 +13,21 @@ from strawberry.types import ExecutionContext
 from app import accounts, upload_sessions
 from graphql_schema.accounts import AccountMutation, AccountQuery
 from graphql_schema.context import Info, OperationContext
+from graphql_schema.documents import Documents, PreparedDocuments
 from graphql_schema.errors import CodedErrors, view
-from graphql_schema.limits import FewMutations
+from graphql_schema.events import EventSubscription
+from graphql_schema.execution import PlainFieldsExecutor
 from graphql_schema.media import Media, MediaMutation, MediaQuery
 from graphql_schema.nodes import Node, User, as_uuid
 from graphql_schema.people import PeopleMutation, PeopleQuery, Person, Profile
-from graphql_schema.processing import Subscription
+from graphql_schema.processing import Subscription as ProcessingSubscription
 from graphql_schema.scalars import SCALARS
 from graphql_schema.upload_sessions import UploadSession, UploadSessionMutation, UploadSessionQuery
 from graphql_schema.uploads import UploadMutation
 
-MAX_TOKENS = 2_000  # of a document; GraphiQL's introspection query has 400
-CACHED_DOCUMENTS = 200
+# Of one request, its cost counted together. A client's page asks for less than ten things before it can be drawn.
+MAX_BATCH = 10
+CACHED_TOKENS = 50_000  # of documents; a parsed one takes 400 bytes, so 20 MB in all
 
 
 @strawberry.type
@@ -47,25 +51,14 @@ Query = merge_types("Query", (NodeQuery, AccountQuery, MediaQuery, PeopleQuery, 
 Mutation = merge_types(
     "Mutation", (AccountMutation, PeopleMutation, UploadMutation, UploadSessionMutation, MediaMutation)
 )
-
-
-def _limit_tokens() -> MaxTokensLimiter:
-    return MaxTokensLimiter(max_token_count=MAX_TOKENS)
-
-
-def _few_mutations() -> AddValidationRules:
-    return AddValidationRules([FewMutations])
-
-
-def _cache_documents() -> ParserCache:
-    return ParserCache(maxsize=CACHED_DOCUMENTS)
-
-
-def _cache_validation() -> ValidationCache:
-    return ValidationCache(maxsize=CACHED_DOCUMENTS)
+Subscription = merge_types("Subscription", (ProcessingSubscription, EventSubscription))
 
 
 class Schema(strawberry.Schema):
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.documents = PreparedDocuments(self._schema, most_tokens=CACHED_TOKENS)
+
     def process_errors(self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None) -> None:
         """Stock logs each with its traceback, a mistyped query too. CodedErrors does for those that nobody expects."""
 
@@ -75,6 +68,7 @@ schema = Schema(
     mutation=Mutation,
     subscription=Subscription,
     types=[User, Person, Profile, Media, UploadSession],
-    extensions=[CodedErrors, OperationContext, _limit_tokens, _few_mutations, _cache_documents, _cache_validation],
-    config=StrawberryConfig(scalar_map=dict(SCALARS)),
+    extensions=[CodedErrors, OperationContext, Documents],
+    execution_context_class=PlainFieldsExecutor,
+    config=StrawberryConfig(scalar_map=dict(SCALARS), batching_config={"max_operations": MAX_BATCH}),
 )

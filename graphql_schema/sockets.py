@@ -6,14 +6,13 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from graphql import GraphQLError
 from strawberry.exceptions import ConnectionRejectionError
 from strawberry.subscriptions.protocols.graphql_transport_ws.handlers import BaseGraphQLTransportWSHandler
-from strawberry.types.execution import PreExecutionError
 
-from graphql_schema.errors import coded
+from graphql_schema.documents import sent_extensions
 from graphql_schema.refusals import MalformedRequest
-from graphql_schema.requests import request_data
+from graphql_schema.requests import names_a_document, request_data
+from graphql_schema.streams import failures_as_results
 
 
 class TransportHandler(BaseGraphQLTransportWSHandler[Any, None]):
@@ -28,8 +27,14 @@ class TransportHandler(BaseGraphQLTransportWSHandler[Any, None]):
         else:
             await self.handle_invalid_message("Failed to parse message")
 
+    async def handle_subscribe(self, message: Any) -> None:
+        data = request_data(message["payload"])
+        sent_extensions.set(data.extensions)  # inherited by the task that is started now
+        message["payload"]["query"] = data.query  # left out where a document is named: see trusted
+        await super().handle_subscribe(message)
+
     async def _send_result_stream(self, operation: Any, result_source: AsyncGenerator[Any, None]) -> None:
-        async with aclosing(_failures_as_results(result_source)) as results:
+        async with aclosing(failures_as_results(result_source)) as results:
             await super()._send_result_stream(operation, results)
 
 
@@ -43,17 +48,9 @@ def _is_message(message: Any) -> bool:
     if message.get("type") != "subscribe":
         return True
     try:
-        return request_data(message.get("payload")).query is not None
+        return names_a_document(request_data(message.get("payload")))
     except MalformedRequest:
         return False
-
-
-async def _failures_as_results(results: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
-    try:
-        async for result in results:
-            yield result
-    except Exception as error:
-        yield PreExecutionError(None, [coded(GraphQLError(str(error), original_error=error))])
 
 
 def socket_authorization(connection_params: dict[str, Any]) -> str | None:

@@ -34,7 +34,7 @@ from storage.s3_bucket import set_up
 from storage.s3_calls import Calls, code_of, failures
 from storage.s3_parts import Parts, quoted
 from storage.s3_signing import S3Credentials, S3Presigner
-from storage.signing import DEFAULT_LIFETIME, DEFAULT_WINDOW, Period, SigningWindow, disposition_for
+from storage.signing import DEFAULT_LIFETIME, DEFAULT_WINDOW, Period, SignedOnce, SigningWindow, disposition_for
 
 DELETE_BATCH = 1000  # S3's limit for one request
 DEFAULT_DEADLINE = timedelta(seconds=30)
@@ -82,6 +82,7 @@ class S3Storage:
         self._ready_seconds = min(READY_SECONDS, deadline.total_seconds())
         self._unfinished = unfinished
         self._presigner = self._new_presigner(S3Credentials("", ""))
+        self._signed = SignedOnce()
 
     @classmethod
     @asynccontextmanager
@@ -270,9 +271,12 @@ class S3Storage:
 
     def presign_get(self, key: str, *, now: datetime, filename: str | None = None, inline: bool = True) -> SignedUrl:
         period = self._window.at(now)
-        disposition = disposition_for(key, inline=inline)
-        url = self._presigner.url(validate_key(key), period=period, disposition=disposition, filename=filename)
-        return SignedUrl(url, period.expires_at)
+
+        def sign() -> str:
+            disposition = disposition_for(key, inline=inline)
+            return self._presigner.url(validate_key(key), period=period, disposition=disposition, filename=filename)
+
+        return self._signed.url(period, (key, filename, inline), sign)
 
     def presign_put(
         self, key: str, *, size: int, content_type: str, now: datetime, expires_in: timedelta
@@ -297,6 +301,7 @@ class S3Storage:
         credentials = S3Credentials(frozen.access_key, frozen.secret_key, frozen.token)
         if credentials != self._presigner.credentials:
             self._presigner = self._new_presigner(credentials)
+            self._signed = SignedOnce()  # what the former ones signed ends with them
 
     def _new_presigner(self, credentials: S3Credentials) -> S3Presigner:
         return S3Presigner(

@@ -4,13 +4,13 @@ Both signers are pure and take a few microseconds, so that a page of hundreds of
 """
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal, Self
 from urllib.parse import quote
 
-from storage.base import InvalidSignature, SignatureExpired
+from storage.base import InvalidSignature, SignatureExpired, SignedUrl
 from storage.disposition import shows_inline
 from storage.keys import content_type_of
 
@@ -19,6 +19,8 @@ DEFAULT_WINDOW = timedelta(minutes=15)
 MAX_LIFETIME = timedelta(days=7)  # X-Amz-Expires allows no more
 MIN_SECRET_BYTES = 16  # 128 bits
 SIGNATURE_HEX_CHARACTERS = 64  # SHA-256
+
+MOST_REMEMBERED = 20_000  # URLs, of about 500 bytes each with what they are known by
 
 # Signed in a method's place, each with fields of its own.
 PUT_OBJECT = "PUT object"
@@ -78,6 +80,23 @@ class SigningWindow:
     def _period(self, signed_at: int) -> Period:
         expires = signed_at + self.lifetime
         return Period(signed_at, expires, datetime.fromtimestamp(expires, UTC))
+
+
+class SignedOnce:
+    """URLs that were signed in the present window, which are the same as long as it lasts."""
+
+    def __init__(self) -> None:
+        self._period: Period | None = None
+        self._urls: dict[Hashable, SignedUrl] = {}
+
+    def url(self, period: Period, what: Hashable, sign: Callable[[], str]) -> SignedUrl:
+        """The URL of `what`, which is all that it depends on besides the period."""
+        if period is not self._period or len(self._urls) >= MOST_REMEMBERED:
+            self._period, self._urls = period, {}
+        signed = self._urls.get(what)
+        if signed is None:
+            signed = self._urls[what] = SignedUrl(sign(), period.expires_at)
+        return signed
 
 
 @dataclass(frozen=True, slots=True)

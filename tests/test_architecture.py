@@ -13,7 +13,13 @@ import pytest
 
 PROJECT = Path(__file__).parents[1]
 PACKAGES = ("app", "graphql_schema", "storage", "processing", "migrations")
-LOCKS_OF_NODE = ("web/package-lock.json", "tests/web/uppy/package-lock.json", "tests/bench/sharp/package-lock.json")
+LOCKS_OF_NODE = (
+    "web/package-lock.json",
+    "tests/web/uppy/package-lock.json",
+    "tests/web/clients/package-lock.json",
+    "tests/bench/sharp/package-lock.json",
+    "tests/bench/yoga/package-lock.json",
+)
 LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-web.lock", *LOCKS_OF_NODE)
 
 READERS_OF_THE_ENVIRONMENT = {

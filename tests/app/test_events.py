@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 
 from app import events
-from app.events import BATCH, QUEUE, EventHub, Happening, Subscription
+from app.events import BATCH, QUEUE, Cursor, EventHub, Happening, Subscription
 from app.migrate import migrate
 from app.piccolo_conf import DB
 from app.tables import EventKind, one_of
@@ -355,11 +355,34 @@ async def test_a_slow_subscriber_gets_everything_once_and_holds_little(hub: Even
                 if len(heard) % 50 == 0:
                     await asyncio.sleep(0)
         assert heard == list(range(total))
-        assert most <= BATCH
+        assert most <= QUEUE
         assert numbers(await read(quick, total - 2 * BATCH)) == list(range(2 * BATCH, total))
         await nothing_more(slow, media)
         # It has caught up, and is handed what comes.
         assert not slow._behind
+
+
+async def test_what_is_offered_while_it_catches_up_is_not_lost(hub: EventHub) -> None:
+    media, last = uuid.uuid4(), QUEUE + 1
+    with hub.subscribe(media) as slow, hub.subscribe(media) as quick:
+        async with DB.transaction() as transaction:
+            for number in range(last):
+                await events.record(transaction, EventKind.UPDATED, media=media, number=number)
+        await read(quick, last)
+        from_table, reads = slow._read, 0
+
+        async def just_before(after: Cursor) -> list[Happening]:
+            nonlocal reads
+            reads += 1
+            found = await from_table(after)
+            if reads == 1:
+                await write(media, last)
+                await read(quick, 1)
+            return found
+
+        slow._read = just_before
+        assert numbers(await read(slow, last + 1)) == list(range(last + 1))
+        assert reads == 2
 
 
 async def test_a_wait_that_is_cut_off_loses_nothing(hub: EventHub) -> None:

@@ -81,6 +81,7 @@ async def test_what_a_file_is_served_with(anybody: httpx.AsyncClient, media: Jso
     assert LIFETIME / 2 <= timedelta(seconds=int(max_age[1])) <= LIFETIME
     assert re.fullmatch(r'"[0-9a-f-]+"', headers.pop("etag"))
     headers.pop("date")
+    assert re.fullmatch(r"[0-9a-f]{32}", headers.pop("x-request-id"))
     assert headers == {
         "accept-ranges": "bytes",
         "access-control-allow-origin": "*",

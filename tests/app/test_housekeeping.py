@@ -96,6 +96,7 @@ async def test_a_chore_that_fails_is_tried_again_and_in_no_others_way(
     monkeypatch.setattr(upload_endings, "sweep", chore("uploads", OSError("no connection")))
     monkeypatch.setattr(trash, "purge_expired", chore("trash", ValueError("a mistake")))
     monkeypatch.setattr(housekeeping, "_tidy", chore("queue", None))
+    monkeypatch.setattr(housekeeping, "_forget", chore("events", None))
     monkeypatch.setattr(housekeeping, "_clear_unfinished", chore("files", None))
     house = asyncio.create_task(housekeeping.keep_house(None, "nowhere"))  # type: ignore[arg-type]  # nobody looks
     async with asyncio.timeout(10):

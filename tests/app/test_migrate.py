@@ -19,7 +19,7 @@ from tests.postgres import create_database, drop_database
 from tests.server import SECRET_KEY, command, environment
 
 TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1"
-OF_PICCOLO = ["entity", "event", "media", "migration", "person", "profile", "session", "upload_session"]
+OF_PICCOLO = ["entity", "event", "event_cursor", "media", "migration", "person", "profile", "session", "upload_session"]
 OF_PICCOLO += ["user_account", "variant"]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from app.settings import KIB, MIB, Settings, SettingsError, load, table
+from app.settings import KIB, MIB, Rate, Settings, SettingsError, load, table
 from storage.keys import DEFAULT_KEY_TEMPLATE
 from tests.server import command, environment
 
@@ -24,6 +24,8 @@ DSN = f"postgresql://heirloom:{PASSWORD}@db.example.org:5432/heirloom"
 NUMBER = "must be a whole number from {} to {}"
 URL = "must be a URL that begins with {}"
 WEB = URL.format("http:// or https://")
+NETWORKS = "must be addresses or networks such as 10.0.0.0/8, separated by commas"
+RATE = "must be a number and the seconds in which it is allowed, such as 60/60"
 
 
 def read(folder: Path, **variables: str) -> Settings:
@@ -74,6 +76,7 @@ GOOD: list[tuple[str, str, Any]] = [
     ("database_url", DSN, DSN),
     ("database_url", "postgres:///heirloom?host=/run/postgresql", "postgres:///heirloom?host=/run/postgresql"),
     ("database_pool", "2", 2),
+    ("redis_url", f"rediss://:{PASSWORD}@redis.example.org/1", f"rediss://:{PASSWORD}@redis.example.org/1"),
     ("pg_bin", "/usr/lib/postgresql/15/bin", Path("/usr/lib/postgresql/15/bin")),
     ("secret_key", SECRET, SECRET),
     ("storage", "local", "local"),
@@ -93,6 +96,15 @@ GOOD: list[tuple[str, str, Any]] = [
         "https://a.example.org, http://LOCALHOST:3000/,",
         ("https://a.example.org", "http://localhost:3000"),
     ),
+    ("trusted_proxies", "127.0.0.1, fd00::/8,", ("127.0.0.1/32", "fd00::/8")),
+    ("jwks_url", "https://id.example.org/keys", "https://id.example.org/keys"),
+    ("token_issuer", "https://id.example.org/", "https://id.example.org/"),
+    ("token_audience", "heirloom", "heirloom"),
+    ("rate_limits", "off", "off"),
+    ("request_rate", "1/99999", Rate(1, 99_999)),
+    ("file_rate", "9999999/1", Rate(9_999_999, 1)),
+    ("upload_rate", "60/60", Rate(60, 60)),
+    ("sign_in_rate", "5/900", Rate(5, 900)),
     ("max_file_bytes", "1", 1),
     ("max_files", "1000", 1000),
     ("max_request_bytes", "1024", KIB),
@@ -100,14 +112,22 @@ GOOD: list[tuple[str, str, Any]] = [
     ("max_upload_bytes", "5497558138880", 5 * 1024**4),
     ("quota_bytes", "9007199254740991", 2**53 - 1),
     ("trash_retention", "0", timedelta(0)),
+    ("event_retention", "604800", timedelta(days=7)),
     ("orphan_grace", "31536000", timedelta(days=365)),
     ("max_page", "1000", 1000),
+    ("max_depth", "3", 3),
+    ("max_aliases", "0", 0),
+    ("max_cost", "10000000", 10_000_000),
+    ("trusted_documents", "/etc/heirloom/documents.json", Path("/etc/heirloom/documents.json")),
+    ("trusted_only", "on", "on"),
     ("max_pixels", "2000000000", 2_000_000_000),
     ("processes", "0", 0),
     ("processing_timeout", "1", timedelta(seconds=1)),
     ("film_timeout", "7200", timedelta(hours=2)),
     ("processing_memory", "268435456", 256 * MIB),
     ("processing_attempts", "20", 20),
+    ("log_level", "debug", "debug"),
+    ("log_format", "json", "json"),
 ]
 
 BAD: list[tuple[str, str, str]] = [
@@ -130,6 +150,7 @@ BAD: list[tuple[str, str, str]] = [
     *(("max_upload_bytes", raw, NUMBER.format(1, 5 * 1024**4)) for raw in ("0", "5497558138881")),
     *(("quota_bytes", raw, NUMBER.format(0, 2**53 - 1)) for raw in ("-1", "9007199254740992")),
     *(("trash_retention", raw, NUMBER.format(0, 315_360_000)) for raw in ("-1", "315360001")),
+    *(("event_retention", raw, NUMBER.format(3600, 315_360_000)) for raw in ("3599", "315360001", "30d")),
     *(("orphan_grace", raw, NUMBER.format(0, 31_536_000)) for raw in ("-1", "31536001")),
     ("storage", "disk", "must be one of local, s3"),
     ("s3_endpoint_url", "minio:9000", WEB),
@@ -150,21 +171,34 @@ BAD: list[tuple[str, str, str]] = [
         "https://a.example.org/app",
         "must be origins such as https://example.org, with nothing behind the host and port",
     ),
+    *(("trusted_proxies", raw, NETWORKS) for raw in ("*", "localhost", "10.0.0.1/8", "10.0.0.0/33")),
+    ("jwks_url", "id.example.org/keys", WEB),
+    ("rate_limits", "no", "must be one of on, off"),
+    *(("request_rate", raw, RATE) for raw in ("60", "0/60", "60/0", "60/60s", "1_0/60", "99999999/1", "1/100000")),
+    *((name, "off", RATE) for name in ("file_rate", "upload_rate", "sign_in_rate")),
     *(("max_file_bytes", raw, NUMBER.format(1, 5 * 1024**3)) for raw in ("0", "5368709121", "5GB")),
     *(("max_files", raw, NUMBER.format(1, 1000)) for raw in ("0", "1001")),
     *(("max_request_bytes", raw, NUMBER.format(1024, 50 * 1024**3)) for raw in ("1023", "53687091201")),
     *(("max_field_bytes", raw, NUMBER.format(1024, 64 * MIB)) for raw in ("1023", "67108865")),
     *(("max_page", raw, NUMBER.format(1, 1000)) for raw in ("0", "1001")),
+    *(("max_depth", raw, NUMBER.format(3, 100)) for raw in ("2", "101")),
+    *(("max_aliases", raw, NUMBER.format(0, 1000)) for raw in ("-1", "1001")),
+    *(("max_cost", raw, NUMBER.format(100, 10_000_000)) for raw in ("99", "10000001")),
+    ("trusted_documents", "~nobody-of-that-name/documents", "names a user who has no home folder here"),
+    *(("trusted_only", raw, "must be one of on, off") for raw in ("true", "1", "ON")),
     *(("max_pixels", raw, NUMBER.format(1, 2_000_000_000)) for raw in ("0", "2000000001")),
     *(("processes", raw, NUMBER.format(0, 128)) for raw in ("-1", "129")),
     *(("processing_timeout", raw, NUMBER.format(1, 3600)) for raw in ("0", "3601")),
     *(("film_timeout", raw, NUMBER.format(1, 604_800)) for raw in ("0", "604801")),
     *(("processing_memory", raw, NUMBER.format(256 * MIB, 64 * 1024**3)) for raw in ("268435455", "68719476737")),
     *(("processing_attempts", raw, NUMBER.format(1, 20)) for raw in ("0", "21")),
+    ("log_level", "INFO", "must be one of debug, info, warning, error"),
+    ("log_format", "xml", "must be one of auto, json, text"),
 ]
 
 SECRETS: list[tuple[str, str, str]] = [
     ("secret_key", PASSWORD, "must have at least 32 characters"),
+    ("redis_url", f"http://:{PASSWORD}@redis/0", URL.format("redis:// or rediss://")),
     ("database_url", f"mysql://root:{PASSWORD}@db/heirloom", URL.format("postgres:// or postgresql://")),
     ("database_url", f"postgresql://root:{PASSWORD}/@db:5432/heirloom", "is no URL"),  # an @ or / not quoted
     ("database_url", f"postgresql://root:{PASSWORD}℀@db/heirloom", "is no URL"),
@@ -206,7 +240,7 @@ def test_settings_show_no_secret(tmp_path: Path) -> None:
 def test_every_variable_is_tried() -> None:
     names = {field.name for field in dataclasses.fields(Settings)}
     assert {name for name, *_ in GOOD} == names - {"data_dir"}
-    free_text = {"host", "s3_bucket", "s3_region"}
+    free_text = {"host", "s3_bucket", "s3_region", "token_issuer", "token_audience"}
     assert {name for name, *_ in (*BAD, *SECRETS)} == names - free_text
 
 

@@ -15,7 +15,23 @@ from pathlib import Path
 
 import uvloop
 
-from tests.bench import agreement, batch, direct, films, library, memory, rendering, similar, start, statements, upload
+from tests.bench import (
+    agreement,
+    attacks,
+    batch,
+    direct,
+    events,
+    films,
+    growth,
+    library,
+    memory,
+    rendering,
+    similar,
+    start,
+    statements,
+    subscriptions,
+    upload,
+)
 from tests.bench.report import HEADER, Figure, line
 
 MEASUREMENTS: dict[str, Callable[[Path], Awaitable[list[Figure]]]] = {
@@ -28,7 +44,11 @@ MEASUREMENTS: dict[str, Callable[[Path], Awaitable[list[Figure]]]] = {
     "start": start.measure,
     "statements": statements.measure,
     "library": library.measure,
+    "growth": growth.measure,
     "similar": similar.measure,
+    "events": events.measure,
+    "subscriptions": subscriptions.measure,
+    "attacks": attacks.measure,
     "agreement": agreement.measure,
 }
 

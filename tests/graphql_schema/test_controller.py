@@ -27,10 +27,13 @@ from graphql_schema.controller import create_controller
 from graphql_schema.multipart import UploadLimits
 from graphql_schema.scalars import JSON, SCALARS
 from graphql_schema.spool import UploadedFile
+from graphql_schema.streams import OpenStreams
 
 LIMITS = UploadLimits(file_bytes=3_000_000, field_bytes=20_000, files=3, total_bytes=10_000_000)
 JSON_BYTES = 50_000
 GRAPHQL_RESPONSE = "application/graphql-response+json"
+EVENTS = "text/event-stream"
+PARTS = "multipart/mixed;boundary=graphql;subscriptionSpec=1.0"
 SIGNED_IN = {"authorization": "Bearer ann"}
 UPLOAD = "mutation U($file: Upload!) { upload(file: $file) { filename size sha256 tooLarge onDisk } }"
 UPLOADS = "mutation U($files: [Upload!]!) { uploads(files: $files) { filename size sha256 tooLarge } }"
@@ -158,6 +161,7 @@ def application(served: Served) -> Litestar:
         limits=LIMITS,
         scratch=served.scratch,
         json_bytes=JSON_BYTES,
+        streams=OpenStreams(),
         allowed_origins=[served.allowed_origin],
     )
     return Litestar([controller], openapi_config=None)
@@ -277,6 +281,24 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[int, str]]] = {
         {"method": "GET", "params": {"query": "query A { viewer } mutation B { touch }", "operationName": "B"}},
         (405, "METHOD_NOT_ALLOWED"),
     ),
+    "a stream for another site": (
+        {
+            "json": {"query": "{ viewer }"},
+            "headers": {"accept": EVENTS, "origin": "https://elsewhere.example"},
+        },
+        (403, "FORBIDDEN"),
+    ),
+    "a stream for a page of nowhere": (
+        {"method": "GET", "params": {"query": "{ viewer }"}, "headers": {"accept": EVENTS, "origin": "null"}},
+        (403, "FORBIDDEN"),
+    ),
+    "a stream for files": (one_file() | {"headers": {"accept": EVENTS}}, (406, "NOT_ACCEPTABLE")),
+    "a stream for a batch": (
+        {"json": [{"query": "{ viewer }"}], "headers": {"accept": EVENTS}},
+        (406, "NOT_ACCEPTABLE"),
+    ),
+    "a stream for text": ({"content": b"{ viewer }", "headers": {"accept": PARTS}}, (415, "UNSUPPORTED_MEDIA_TYPE")),
+    "a stream for no JSON": ({"content": b"{", "headers": JSON_TYPE | {"accept": PARTS}}, BAD),
     "GET a subscription": ({"method": "GET", "params": {"query": "subscription { count(to: 1) }"}}, BAD),
     "multipart of nothing": ({"content": b"", "headers": {"content-type": "multipart/form-data; boundary=B"}}, BAD),
     "multipart without boundary": ({"content": b"--B--", "headers": {"content-type": "multipart/form-data"}}, BAD),
@@ -319,7 +341,7 @@ async def test_what_is_allowed_is_said(client: httpx.AsyncClient) -> None:
     assert (await client.put("/graphql")).headers["allow"] == "GET, POST"
     assert (await client.get("/graphql", params={"query": "mutation { touch }"})).headers["allow"] == "POST"
     said = refused_with(await client.post("/graphql", json={"query": "subscription { count(to: 1) }"}), *BAD)
-    assert "graphql-transport-ws" in said
+    assert all(way in said for way in ("graphql-transport-ws", "text/event-stream", "subscriptionSpec=1.0"))
 
 
 # ---------------------------------------------------------------- who asks
@@ -422,6 +444,13 @@ async def test_what_fails_between_the_door_and_the_operation_is_coded_or_masked(
         (f"application/json;q=0.9, {GRAPHQL_RESPONSE}", GRAPHQL_RESPONSE),
         (f"{GRAPHQL_RESPONSE};q=0.5, application/json", "application/json"),
         ("application/json;q=inf", "application/json"),
+        (f"{GRAPHQL_RESPONSE}, application/json, {EVENTS}, multipart/mixed", GRAPHQL_RESPONSE),  # urql's
+        (f"{EVENTS};q=0.5, application/json", "application/json"),
+        (f"{EVENTS};q=inf", "application/json"),
+        ("text/html, */*;q=0.8", "application/json"),
+        ("multipart/mixed", "application/json"),
+        (PARTS.replace("1.0", "2.0"), "application/json"),
+        (EVENTS.replace("event-", ""), "application/json"),
     ],
 )
 async def test_the_media_type_is_the_clients_choice(

@@ -39,9 +39,8 @@ class Fragile:
 
     def logged(self, error_id: str, text: str) -> None:
         """The log tells under this id what happened, once."""
-        entries = self.log.read_text().split("Unexpected error ")
-        (entry,) = [entry for entry in entries if entry.startswith(error_id)]
-        assert text in entry
+        (line,) = [line for line in self.log.read_text().splitlines() if f"Unexpected error {error_id}" in line]
+        assert text in json.loads(line)["exception"]
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +128,30 @@ async def test_a_subscription_that_fails_is_masked(fragile: Fragile, una: Accoun
         (error,) = message["payload"]["errors"]
         # What a subscription's own generator raises, graphql-core places nowhere.
         fragile.logged(masked(error), 'relation "media" does not exist')
+
+
+@pytest.mark.parametrize(
+    "query", ["{ library { nodes { id } } }", 'subscription { mediaProcessing(mediaId: "17") { stage } }']
+)
+async def test_a_stream_that_fails_is_masked(fragile: Fragile, una: Account, query: str) -> None:
+    async with fragile.without("media"):
+        answer = await una.http.post("/graphql", json={"query": query}, headers={"accept": "text/event-stream"})
+    opening, result, complete, end = answer.text.split("\n\n")
+    assert (opening, complete, end) == (":", "event: complete\ndata: ", "")
+    (error,) = json.loads(result.removeprefix("event: next\ndata: "))["errors"]
+    placed = {name: error[name] for name in ("path", "locations") if name in error}
+    assert placed == (
+        {} if "mediaProcessing" in query else {"path": ["library"], "locations": [{"line": 1, "column": 3}]}
+    )
+    fragile.logged(masked(error, **placed), 'relation "media" does not exist')
+
+
+async def test_an_operation_on_a_socket_that_is_none_has_a_code(una: Account) -> None:
+    async with una.socket() as socket:
+        payload = {"query": "query Mine { viewer { email } }", "operationName": "Other"}
+        await socket.send({"type": "subscribe", "id": "1", "payload": payload})
+        error = {"message": 'Unknown operation named "Other".', "extensions": {"code": "BAD_REQUEST"}}
+        assert await socket.receive() == {"type": "error", "id": "1", "payload": [error]}
 
 
 async def test_an_operation_on_a_socket_whose_viewer_cannot_be_known_is_masked(fragile: Fragile, una: Account) -> None:

@@ -17,10 +17,19 @@ from app import bodies
 from app.bodies import patient
 from app.promises import MOST_PARTS, PART_BYTES
 from graphql_schema.controller import ANONYMOUS_BYTES
-from graphql_schema.limits import ROOT_MUTATIONS
+from graphql_schema.limits import (
+    MAX_DIRECTIVES,
+    MAX_FIELDS,
+    MAX_OPERATIONS,
+    MAX_TOKENS,
+    MAX_VALUE_DEPTH,
+    MAX_VALUES,
+    ROOT_MUTATIONS,
+    SHOWN,
+    TOO_COMPLEX,
+)
 from graphql_schema.refusals import RequestTimeout
 from graphql_schema.requests import QUERY_CHARACTERS
-from graphql_schema.schema import MAX_TOKENS
 from tests.client import UPLOAD_BATCH, Account, Client, Json
 from tests.footprint import footprint
 from tests.graphql_schema.conftest import FILES_LIMIT, UPLOAD_LIMIT
@@ -71,13 +80,13 @@ async def test_a_query_on_a_socket_has_a_length(nobody: Client) -> None:
         assert socket.connection.close_code == 4400
 
 
-ALIASES = (MAX_TOKENS - 2) // 3
-AS_MANY = "{" + " ".join(f"a{index}: __typename" for index in range(ALIASES)) + "}"
-TOO_MANY = AS_MANY.removesuffix("}") + " __typename" * (MAX_TOKENS - 2 - 3 * ALIASES + 1) + "}"
+AROUND = "{ library(filter: {kinds: [%s]}) { totalCount } }"
+AS_MANY = AROUND % ("AUDIO " * (MAX_TOKENS - 16))
+TOO_MANY = AROUND % ("AUDIO " * (MAX_TOKENS - 15))
 
 
 async def test_a_document_has_so_many_tokens(nobody: Client) -> None:
-    assert await post(nobody, AS_MANY) == (200, {"data": {f"a{index}": "Query" for index in range(ALIASES)}})
+    assert await post(nobody, AS_MANY) == (200, {"data": {"library": {"totalCount": 0}}})
     status, answer = await post(nobody, TOO_MANY)
     (error,) = answer["errors"]
     assert status == 200
@@ -164,7 +173,7 @@ async def test_a_mutation_on_a_socket_has_so_many_root_fields(nobody: Client) ->
         assert [error["message"] for error in answer["payload"]] == [TOO_MANY_MUTATIONS]
 
 
-DOUBLINGS = " ".join(f"fragment F{index} on Mutation {{ ...F{index + 1} ...F{index + 1} }}" for index in range(60))
+DOUBLINGS = " ".join(f"fragment F{index} on Mutation {{ ...F{index + 1} ...F{index + 1} }}" for index in range(59))
 
 
 @pytest.mark.parametrize(
@@ -178,10 +187,9 @@ DOUBLINGS = " ".join(f"fragment F{index} on Mutation {{ ...F{index + 1} ...F{ind
             f"mutation {{ ...F }} fragment F on Mutation {{ ...G {LOGOUT} }} fragment G on Mutation {{ ...F }}",
             "Cannot spread fragment 'F' within itself via 'G'.",
         ),
-        (f"mutation {{ ...F0 }} {DOUBLINGS} fragment F60 on Mutation {{ {LOGOUT} }}", TOO_MANY_MUTATIONS),
         ("mutation { ...F }", "Unknown fragment 'F'."),
     ],
-    ids=["of itself", "of each other", "doubling", "of none"],
+    ids=["of itself", "of each other", "of none"],
 )
 async def test_fragments_that_would_never_end(nobody: Client, document: str, message: str) -> None:
     async with asyncio.timeout(10):
@@ -189,6 +197,83 @@ async def test_fragments_that_would_never_end(nobody: Client, document: str, mes
     assert (status, list(answer)) == (200, ["errors"])
     assert message in [error["message"] for error in answer["errors"]]
     assert {error["extensions"]["code"] for error in answer["errors"]} == {"GRAPHQL_VALIDATION_FAILED"}
+
+
+async def test_mutations_that_double_from_fragment_to_fragment(nobody: Client) -> None:
+    _, answer = await post(nobody, f"mutation {{ ...F0 }} {DOUBLINGS} fragment F59 on Mutation {{ {LOGOUT} }}")
+    assert [(error["message"], error["extensions"]["code"]) for error in answer["errors"]] == [
+        (TOO_MANY_MUTATIONS, "GRAPHQL_VALIDATION_FAILED"),
+        (f"The operation is too complex: fields {SHOWN}, at most {MAX_FIELDS}.", TOO_COMPLEX),
+    ]
+
+
+# ---------------------------------------------------------------- shapes
+
+DEPTH, ALIASES = 12, 50  # as settings have them
+
+
+def too_complex(name: str, count: int, limit: int, what: str = "operation") -> Json:
+    message = f"The {what} is too complex: {name} {count}, at most {limit}."
+    return {"message": message, "extensions": {"code": TOO_COMPLEX, name: count, "limit": limit}}
+
+
+# Both from no media at all, so that they cost little.
+OF_TWELVE_LEVELS = (
+    f"{{ library(first: 0) {{ nodes {{ {'entity { media(first: 0) { nodes { ' * 3}id{'} } } ' * 3}}} }} }}"
+)
+OF_THIRTEEN_LEVELS = OF_TWELVE_LEVELS.replace("id", "owner { id }")
+
+
+@pytest.mark.parametrize(
+    ("fine", "too_much", "error"),
+    [
+        (OF_TWELVE_LEVELS, OF_THIRTEEN_LEVELS, too_complex("depth", DEPTH + 1, DEPTH)),
+        (
+            f"{{ ...F }} fragment F on Query {{ {' '.join(f'a{index}: __typename' for index in range(ALIASES))} }}",
+            f"{{ ...F b: __typename }} fragment F on Query "
+            f"{{ {' '.join(f'a{index}: __typename' for index in range(ALIASES))} }}",
+            too_complex("aliases", ALIASES + 1, ALIASES),
+        ),
+        (
+            f"{{ {'__typename @skip(if: true) ' * MAX_DIRECTIVES} }}",
+            f"{{ {'__typename @skip(if: true) ' * MAX_DIRECTIVES} ... @skip(if: true) {{ __typename }} }}",
+            too_complex("directives", MAX_DIRECTIVES + 1, MAX_DIRECTIVES),
+        ),
+        (
+            " ".join(f"query Q{index} {{ __typename }}" for index in range(MAX_OPERATIONS)),
+            " ".join(f"query Q{index} {{ __typename }}" for index in range(MAX_OPERATIONS + 1)),
+            too_complex("operations", MAX_OPERATIONS + 1, MAX_OPERATIONS, "document"),
+        ),
+    ],
+    ids=["depth", "aliases", "directives", "operations"],
+)
+async def test_a_shape_is_bounded(nobody: Client, fine: str, too_much: str, error: Json) -> None:
+    asked = {"operationName": "Q0"} if "Q0" in fine else {}
+    answer = (await nobody.http.post("/graphql", json={"query": fine, **asked})).json()
+    assert answer["data"] is not None
+    assert "errors" not in answer
+    refused = (await nobody.http.post("/graphql", json={"query": too_much, **asked})).json()
+    (told,) = refused["errors"]
+    told.pop("locations", None)
+    assert refused == {"errors": [error]}
+
+
+def nested(levels: int) -> Any:
+    return [nested(levels - 1)] if levels else []
+
+
+@pytest.mark.parametrize(
+    ("fine", "too_much", "name", "limit"),
+    [
+        ({"v": [1] * (MAX_VALUES - 1)}, {"v": [1] * MAX_VALUES}, "values", MAX_VALUES),
+        ({"v": nested(MAX_VALUE_DEPTH - 1)}, {"v": nested(MAX_VALUE_DEPTH)}, "depth", MAX_VALUE_DEPTH),
+    ],
+    ids=["values", "depth"],
+)
+async def test_variables_are_bounded(nobody: Client, fine: Json, too_much: Json, name: str, limit: int) -> None:
+    assert await nobody.post("{ __typename }", **fine) == {"data": {"__typename": "Query"}}
+    answer = await nobody.post("{ __typename }", **too_much)
+    assert answer == {"errors": [too_complex(name, limit + 1, limit, "set of variables")]}
 
 
 # ---------------------------------------------------------------- files

@@ -1,0 +1,167 @@
+"""From a request's text to an operation that may be executed: trusted or not, parsed, bounded, validated, and paid for.
+
+The cheap bounds come before the dear ones. What a document is found to be is remembered with it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from typing import Any, Final
+
+from graphql import (
+    DocumentNode,
+    GraphQLError,
+    GraphQLSchema,
+    OperationDefinitionNode,
+    get_operation_ast,
+    parse,
+    recommended_rules,
+    specified_rules,
+    validate,
+)
+from graphql.validation.rules import overlapping_fields_can_be_merged
+from strawberry.extensions import SchemaExtension
+from strawberry.schema.validation_rules.maybe_null import MaybeNullValidationRule
+
+from graphql_schema.context import Context
+from graphql_schema.cost import Cost, cost, page_variables
+from graphql_schema.limits import MAX_TOKENS, Limits, faults, faults_of_values, too_complex
+from graphql_schema.trusted import TrustedDocuments
+
+CACHED_COSTS: Final = 50  # of one document, with other pages
+RULES: Final = (*specified_rules, *recommended_rules, MaybeNullValidationRule)
+MAX_ERRORS: Final = 20  # of one document; for each, names that were perhaps meant are looked for
+INTROSPECTION_COST: Final = 130_000  # GraphiQL's is 84,000 and takes 25 ms: once, and not twice
+
+# The only bound on a comparison of all fields with each other; stock, it takes a second. A dozen
+# fragments that ask the same dozen things of a media spend 4,000.
+overlapping_fields_can_be_merged.MAX_COMPLEXITY_BUDGET = 12_000
+
+# On a socket Strawberry forwards all of an operation but its extensions: the task that runs it inherits them by this.
+sent_extensions: ContextVar[dict[str, Any] | None] = ContextVar("sent_extensions", default=None)
+
+
+class Prepared:
+    """A document that was parsed; the rest is found out when it is first asked for."""
+
+    def __init__(self, schema: GraphQLSchema, text: str) -> None:
+        """Raises GraphQLSyntaxError."""
+        self.document: DocumentNode = parse(text, max_tokens=MAX_TOKENS)
+        self._schema = schema
+        self._faults: dict[Limits, list[GraphQLError]] = {}
+        self._pages: tuple[str, ...] | None = None
+        self._costs: dict[tuple[Any, ...], Cost] = {}
+
+    def faults(self, limits: Limits) -> list[GraphQLError]:
+        if limits not in self._faults:
+            self._faults[limits] = faults(self.document, limits) or self._validated()
+        return self._faults[limits]
+
+    def _validated(self) -> list[GraphQLError]:
+        found = validate(self._schema, self.document, RULES, max_errors=MAX_ERRORS)
+        # A literal that can't be parsed is the document's fault, whatever was raised: CodedErrors would not know it.
+        return [GraphQLError(error.message, error.nodes) if error.original_error else error for error in found]
+
+    def cost(self, operation: OperationDefinitionNode, variables: Mapping[str, Any] | None, most: int) -> Cost:
+        if self._pages is None:
+            self._pages = page_variables(self.document)
+        sizes = {name: variables[name] for name in self._pages if name in variables} if variables else {}
+        key = (operation.name and operation.name.value, most, *sizes.items())
+        try:
+            return self._costs[key]
+        except (KeyError, TypeError):  # a list is no size, and no key; it is refused as soon as it is coerced
+            pass
+        found = cost(self._schema, self.document, operation, sizes, most=most)
+        if len(self._costs) < CACHED_COSTS and all(isinstance(size, int) for size in sizes.values()):
+            self._costs[key] = found
+        return found
+
+
+class PreparedDocuments:
+    """Those last used, up to so many tokens in all."""
+
+    def __init__(self, schema: GraphQLSchema, *, most_tokens: int) -> None:
+        self._schema = schema
+        self._most_tokens = most_tokens
+        self._prepared: OrderedDict[str, Prepared] = OrderedDict()
+        self._tokens = 0
+
+    def get(self, text: str) -> Prepared:
+        """Raises GraphQLSyntaxError."""
+        if text in self._prepared:
+            self._prepared.move_to_end(text)
+            return self._prepared[text]
+        prepared = self._prepared[text] = Prepared(self._schema, text)
+        self._tokens += prepared.document.token_count
+        while self._tokens > self._most_tokens:
+            _, dropped = self._prepared.popitem(last=False)
+            self._tokens -= dropped.document.token_count
+        return prepared
+
+
+def refused(prepared: PreparedDocuments, trusted: TrustedDocuments, limits: Limits) -> Iterator[tuple[str, str]]:
+    """The ids of trusted documents that would not be executed, whatever their variables, and why."""
+    for document_id, text in trusted.by_id.items():
+        try:
+            found = prepared.get(text).faults(limits)
+        except GraphQLError as error:
+            found = [error]
+        if found:
+            yield document_id, found[0].message
+
+
+class Documents(SchemaExtension):
+    """The one way to an execution, whatever the transport. It stands behind OperationContext."""
+
+    _prepared: Prepared | None = None
+    _cost: int | None = None
+
+    def on_operation(self) -> Iterator[None]:
+        context = self.execution_context
+        self._extensions = context.operation_extensions or sent_extensions.get() or {}
+        context.query = self._context.trusted.text(context.query, self._extensions)
+        yield
+
+    def on_parse(self) -> Iterator[None]:
+        context = self.execution_context
+        if context.query:
+            documents: PreparedDocuments = context.schema.documents  # type: ignore[attr-defined]  # see schema.Schema
+            self._prepared = documents.get(context.query)
+            context.graphql_document = self._prepared.document
+        yield
+
+    def on_validate(self) -> Iterator[None]:
+        assert self._prepared is not None
+        settings = self._context.services.settings
+        self.execution_context.pre_execution_errors = (
+            faults_of_values(self.execution_context.variables)
+            or self._prepared.faults(Limits(settings.max_depth, settings.max_aliases))
+            or self._charge(self._prepared, settings.max_cost, settings.max_page)
+        )
+        yield
+
+    def get_results(self) -> dict[str, Any]:
+        if self._cost is None or not self._extensions.get("cost"):
+            return {}
+        return {"cost": {"requested": self._cost, "limit": self._context.services.settings.max_cost}}
+
+    @property
+    def _context(self) -> Context:
+        context: Context = self.execution_context.context
+        return context
+
+    def _charge(self, prepared: Prepared, limit: int, most: int) -> list[GraphQLError]:
+        operation = get_operation_ast(prepared.document, self.execution_context.operation_name)
+        assert operation is not None
+        found = prepared.cost(operation, self.execution_context.variables, most)
+        self._cost = found.operation
+        # With what the other operations of a batch have cost.
+        self._context.spending.cost += found.operation
+        self._context.spending.introspection += found.introspection
+        if self._context.spending.introspection > INTROSPECTION_COST:
+            return [too_complex("introspection", "cost", found.introspection, INTROSPECTION_COST, operation)]
+        if self._context.spending.cost > limit:
+            return [too_complex("operation", "cost", self._context.spending.cost, limit, operation)]
+        return []

@@ -1,0 +1,473 @@
+"""The executor of plain fields answers as graphql-core's own does: the same data, the same errors at the same paths."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import uuid
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import Enum
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import strawberry
+from graphql import (
+    GraphQLObjectType,
+    GraphQLSchema,
+    get_named_type,
+    is_abstract_type,
+    is_composite_type,
+    is_required_argument,
+)
+from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
+from strawberry.types import ExecutionResult
+
+from graphql_schema.execution import PlainFieldsExecutor
+from graphql_schema.loaders import Loader, loaded
+
+# Where something fails, graphql-core cancels its siblings before they have begun, and nobody awaits what those would
+# have awaited: under either executor.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+CASES = 80
+ROWS = 4
+VARIABLES = {"yes": "true", "no": "false"}
+LOADED = ("friend", "friends")
+FRAGMENT_CHANCE, ALIAS_CHANCE, DIRECTIVE_CHANCE = 0.3, 0.2, 0.15
+
+
+class Colour(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+@strawberry.interface
+class Thing:
+    id: strawberry.ID
+    name: str
+
+    @strawberry.field
+    def shout(self, root: strawberry.Parent[Any]) -> str:
+        return str(root.name.upper())
+
+
+def poisoned(value: Any) -> Any:
+    """What a resolver gives, raises, or has still to wait for."""
+    if isinstance(value, Failing):
+        raise ValueError(value.why)  # noqa: TRY004 - what a resolver may raise
+    return value
+
+
+@strawberry.type
+class Row(Thing):
+    count: int
+    maybe: int | None
+    ratio: float | None
+    flag: bool
+    colour: strawberry.enum(Colour)  # type: ignore[valid-type]
+    tags: list[str]
+    numbers: list[int | None] | None
+    at: datetime | None
+    inner: Row | None
+    below: list[Row | None]
+    strict: list[Row]
+
+    @classmethod
+    def is_type_of(cls, value: Any, _info: Any) -> bool:
+        return getattr(value, "kind", None) == "row"
+
+    @strawberry.field
+    def read(self, root: strawberry.Parent[Any]) -> str | None:
+        return poisoned(root.secret)  # type: ignore[no-any-return]
+
+    @strawberry.field
+    def needed(self, root: strawberry.Parent[Any], info: strawberry.Info) -> str:
+        assert info.path.key in (info.path.key, "needed")
+        return f"{'/'.join(map(str, info.path.as_list()))} {info.python_name} {poisoned(root.secret)}"
+
+    @strawberry.field
+    async def later(self, root: strawberry.Parent[Any]) -> str | None:
+        return poisoned(root.secret)  # type: ignore[no-any-return]
+
+    @strawberry.field
+    def children(self, root: strawberry.Parent[Any]) -> list[Row]:
+        return poisoned(root.children)  # type: ignore[no-any-return]
+
+    @strawberry.field
+    def times(self, root: strawberry.Parent[Any], by: int = 2) -> int:
+        return root.count * by  # type: ignore[no-any-return]
+
+    @strawberry.field(metadata=loaded(lambda loaders: loaders.rows, lambda row: row.friend))  # type: ignore[untyped-decorator, attr-defined]
+    async def friend(self, root: strawberry.Parent[Any], info: strawberry.Info) -> Row | None:
+        return await info.context.loaders.rows.load(root.friend) if root.friend else None
+
+    @strawberry.field(metadata=loaded(lambda loaders: loaders.lists, lambda row: str(row.id)))  # type: ignore[untyped-decorator, attr-defined]
+    async def friends(self, root: strawberry.Parent[Any], info: strawberry.Info) -> list[Row]:
+        return await info.context.loaders.lists.load(str(root.id))  # type: ignore[no-any-return]
+
+    @strawberry.field
+    def thing(self, root: strawberry.Parent[Any]) -> Thing | None:
+        return root.thing  # type: ignore[no-any-return]
+
+
+@strawberry.type
+class Other(Thing):
+    @classmethod
+    def is_type_of(cls, value: Any, _info: Any) -> bool:
+        return getattr(value, "kind", None) == "other"
+
+
+@strawberry.type
+class Query:
+    @strawberry.field
+    def rows(self, info: strawberry.Info) -> list[Row | None]:
+        return info.context.rows  # type: ignore[no-any-return]
+
+    @strawberry.field
+    async def strict(self, info: strawberry.Info) -> list[Row]:
+        return info.context.rows  # type: ignore[no-any-return]
+
+    @strawberry.field
+    def row(self, info: strawberry.Info) -> Row | None:
+        return info.context.rows[0]  # type: ignore[no-any-return]
+
+    @strawberry.field
+    def things(self, info: strawberry.Info) -> list[Thing | None] | None:
+        return [row.thing for row in info.context.rows if hasattr(row, "thing")]
+
+
+@strawberry.type
+class Subscription:
+    @strawberry.subscription
+    async def row(self, info: strawberry.Info) -> AsyncGenerator[Row | None, None]:
+        for row in info.context.rows:
+            yield row
+
+
+STOCK, OURS = (
+    strawberry.Schema(Query, subscription=Subscription, types=[Row, Other], execution_context_class=executor)
+    for executor in (StrawberryGraphQLCoreExecutionContext, PlainFieldsExecutor)
+)
+
+
+@pytest.fixture(autouse=True)
+def leave_nothing() -> Iterator[None]:
+    """What nobody awaits is found here, not in another test."""
+    yield
+    gc.collect()
+
+
+@dataclass
+class Failing:
+    why: str
+
+
+class WithProperty(SimpleNamespace):
+    """`name` is not in its dictionary, and can't always be read."""
+
+    @property
+    def name(self) -> str:
+        return str(poisoned(self.hidden))
+
+
+@dataclass(slots=True)
+class Slotted:
+    """No dictionary, and most attributes missing."""
+
+    id: Any
+    name: Any
+    kind: str = "row"
+    count: Any = 1
+    secret: Any = "s"
+    friend: Any = None
+
+
+class Maker:
+    """Rows of which some values are not what the schema says."""
+
+    def __init__(self, seed: int, poison: float) -> None:
+        self.random = random.Random(seed)
+        self.poison = poison
+        self.made: dict[str, Any] = {}
+
+    def either(self, plain: list[Any], poisonous: list[Any]) -> Any:
+        return self.random.choice(poisonous if self.random.random() < self.poison else plain)
+
+    def row(self, depth: int = 2) -> Any:
+        chance = self.random.random()
+        if chance < self.poison / 5:
+            return self.random.choice([None, ValueError("a row"), 17, "row", SimpleNamespace(kind="other", id="1")])
+        if chance < self.poison / 3:
+            return Slotted(self.random.randrange(9), "slotted")
+        values = self.values(depth)
+        if self.random.random() < 0.2:
+            made: Any = WithProperty(**values, hidden=self.either(["seen"], [Failing("hidden")]))
+            return made
+        made = SimpleNamespace(**values, name=self.either(["Ada", "", "é"], [None, 7, b"x", ValueError("name")]))
+        if self.random.random() < self.poison / 4:
+            del made.__dict__[self.random.choice(["count", "maybe", "tags", "at", "secret", "friend", "inner"])]
+        return made
+
+    def values(self, depth: int) -> dict[str, Any]:
+        either = self.either
+        plain = [self.row(depth - 1) for _ in range(self.random.randrange(ROWS))] if depth else []
+        kept = [row for row in plain if getattr(row, "kind", None) == "row"]
+        return {
+            "kind": either(["row"], ["row", "other"]),
+            "id": either(["1", uuid.UUID(int=5), 3], [None, True, 2.5, b"1", "2"]),
+            "count": either([1, 0, -(2**30)], [None, True, 2**31, 1.0, 1.5, "12", "x"]),
+            "maybe": either([1, None], [False, "1", [], ValueError("maybe")]),
+            "ratio": either([0.5, None], [1, float("nan"), float("inf"), "0.25", True]),
+            "flag": either([True, False], [None, 1, "true"]),
+            "colour": either(["red", "blue", Colour.RED], [None, "green", 3, [], Colour]),
+            "tags": either([[], ["a", "b"]], [None, ["a", None], ("a",), "ab", [1, True], {"a": 1}]),
+            "numbers": either([[1, None], None], [[2**40], 5, (1, 2), [1, "x"]]),
+            "at": either([datetime(2024, 1, 1, tzinfo=UTC), None], ["2024", 3]),
+            "secret": either(["s", "7", None], [Failing("secret"), 4, [], KeyError("secret")]),
+            "inner": self.row(depth - 1) if depth and self.random.random() < 0.5 else None,
+            "below": plain,
+            "strict": plain if self.random.random() < self.poison else kept,
+            "children": either([kept, tuple(kept)], [plain, None, Failing("children"), "rows"]),
+            "friend": either(["1", "2", None], ["broken", [], 5]),
+            "thing": either([None, SimpleNamespace(kind="other", id="9", name="o")], [SimpleNamespace(kind="?", id=1)]),
+        }
+
+    def context(self) -> Any:
+        rows = [self.row() for _ in range(ROWS)]
+        friends = {"1": self.row(1), "2": self.row(1)}
+
+        async def one_each(keys: list[Any]) -> dict[Any, Any]:
+            if "broken" in keys:
+                raise LookupError("friends")
+            return {key: friends.get(key) for key in keys}
+
+        async def many_each(keys: list[Any]) -> dict[Any, Any]:
+            return {key: [row for row in friends.values() if getattr(row, "kind", None) == "row"] for key in keys}
+
+        return lambda: SimpleNamespace(
+            rows=rows, loaders=SimpleNamespace(rows=Loader(one_each), lists=Loader(many_each))
+        )
+
+
+@dataclass
+class Asker:
+    """Documents over a schema: aliases, fragments of both kinds, @skip and @include by variables, arguments."""
+
+    schema: GraphQLSchema
+    random: random.Random
+    depth: int = 3
+    without: tuple[str, ...] = ()
+    fragments: list[str] = field(default_factory=list)
+
+    def document(self, root: GraphQLObjectType, kind: str = "query") -> str:
+        if kind == "subscription":  # of which one root field is all
+            name, definition = self.random.choice(list(root.fields.items()))
+            body = f"{{ {name} {self.selection(get_named_type(definition.type), self.depth)} }}"
+        else:
+            body = self.selection(root, self.depth)
+        whole = f"{body} {' '.join(self.fragments)}"
+        used = [f"${name}: Boolean! = {value}" for name, value in VARIABLES.items() if f"${name})" in whole]
+        declared = f"({' '.join(used)})" if used else ""
+        return f"{kind} {declared} {whole}"
+
+    def selection(self, type_: Any, depth: int) -> str:
+        candidates = [name for name in type_.fields if depth > 0 or not self._composite(type_, name)]
+        candidates = [name for name in candidates if name not in self.without]
+        chosen = self.random.sample(candidates, min(len(candidates), self.random.randint(1, 6)))
+        parts = ["__typename", *(self.one(type_, name, depth) for name in chosen)]
+        if is_abstract_type(type_):
+            possible = self.random.choice(list(self.schema.get_possible_types(type_)))
+            parts.append(f"... on {possible.name} {self.selection(possible, depth - 1)}")
+        self.random.shuffle(parts)
+        return f"{{ {' '.join(parts)} }}"
+
+    def one(self, type_: Any, name: str, depth: int) -> str:
+        definition = type_.fields[name]
+        below = get_named_type(definition.type)
+        selection = self.selection(below, depth - 1) if is_composite_type(below) else ""
+        assert not any(is_required_argument(argument) for argument in definition.args.values())
+        # The alias tells of the selection: two of one name with other selections would be another field.
+        alias = f"a{self.random.randrange(10**6)}: " if self.random.random() < ALIAS_CHANCE else ""
+        told = f"{alias}{name}{self.directive()} {selection}"
+        if self.random.random() > FRAGMENT_CHANCE:
+            return told
+        if self.random.random() < 0.5:
+            return f"... on {type_.name}{self.directive()} {{ {told} }}"
+        fragment = f"F{len(self.fragments)}"
+        self.fragments.append(f"fragment {fragment} on {type_.name} {{ {told} }}")
+        return f"...{fragment}{self.directive()}"
+
+    def directive(self) -> str:
+        if self.random.random() > DIRECTIVE_CHANCE:
+            return ""
+        return self.random.choice([" @skip(if: $no)", " @skip(if: $yes)", " @include(if: $yes)", " @include(if: $no)"])
+
+    def _composite(self, type_: Any, name: str) -> bool:
+        return is_composite_type(get_named_type(type_.fields[name].type))
+
+
+def told(result: Any) -> tuple[Any, list[Any]]:
+    """The data, and the errors in an order of their own: those that come from awaited siblings have none."""
+    assert isinstance(result, ExecutionResult)
+    errors = [(error.path or [], error.message, error.locations) for error in result.errors or []]
+    return result.data, sorted(errors, key=str)
+
+
+def explained(answer: tuple[Any, list[Any]]) -> tuple[Any, set[str], list[Any]]:
+    """The data, where it is null for an error, and the errors of fields that are null themselves.
+
+    Of several errors that would make the same object null, it is chance which are told: of awaited siblings, the first
+    that fails cancels the others.
+    """
+    data, errors = answer
+    own = [error for error in errors if _null_above(data, error[0]) == error[0]]
+    return data, {str(_null_above(data, path)) for path, _, _ in errors}, own
+
+
+def _null_above(data: Any, path: list[str | int]) -> list[str | int]:
+    for length, step in enumerate(path):
+        if data is None:
+            return path[:length]
+        data = data[step]
+    assert data is None
+    return path
+
+
+def cases(poison: float, *, without: tuple[str, ...] = ()) -> Iterator[tuple[int, str, Any]]:
+    graphql = OURS._schema  # what Strawberry made of it
+    assert graphql.query_type is not None
+    for seed in range(CASES):
+        asker = Asker(graphql, random.Random(seed), without=without)
+        yield seed, asker.document(graphql.query_type), Maker(seed, poison).context()
+
+
+@pytest.mark.parametrize("poison", [0.0, 0.03, 0.3])
+async def test_generated_queries_are_answered_as_by_the_stock_executor(poison: float) -> None:
+    with_errors = 0
+    for seed, document, context in cases(poison, without=LOADED):
+        expected = told(await STOCK.execute(document, context_value=context()))
+        assert (seed, told(await OURS.execute(document, context_value=context()))) == (seed, expected), document
+        with_errors += bool(expected[1])
+    # Neither is all of it trivial, nor all of it an error.
+    assert with_errors == 0 if poison == 0 else with_errors > CASES / 20
+
+
+@pytest.mark.parametrize("poison", [0.0, 0.03, 0.3])
+async def test_what_loaders_bring_is_answered_as_by_the_stock_executor(poison: float) -> None:
+    # There at once instead of awaited, it may fail before a sibling that would have failed first.
+    for seed, document, context in cases(poison):
+        expected = explained(told(await STOCK.execute(document, context_value=context())))
+        assert (seed, explained(told(await OURS.execute(document, context_value=context())))) == (seed, expected)
+
+
+async def test_a_subscription_is_answered_as_by_the_stock_executor() -> None:
+    events = 0
+    for seed in range(CASES // 5):
+        graphql = OURS._schema
+        assert graphql.subscription_type is not None
+        document = Asker(graphql, random.Random(seed)).document(graphql.subscription_type, "subscription")
+        context = Maker(seed, 0.05).context()
+        streams = [await schema.subscribe(document, context_value=context()) for schema in (STOCK, OURS)]
+        stock, ours = [[explained(told(event)) async for event in stream] for stream in streams]
+        assert (seed, ours) == (seed, stock), document
+        events += len(ours)
+    assert events == ROWS * (CASES // 5)
+
+
+class Counting(PlainFieldsExecutor):
+    """Counts the fields that graphql-core executes."""
+
+    executed: list[str]
+
+    def execute_field(self, parent_type: Any, source: Any, details: Any, *rest: Any) -> Any:
+        self.executed.append(details[0].node.name.value)
+        return super().execute_field(parent_type, source, details, *rest)
+
+
+async def test_what_is_plain_is_never_seen_by_graphql_core_and_loaders_are_asked_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    schema = strawberry.Schema(Query, types=[Row, Other], execution_context_class=Counting)
+    monkeypatch.setattr(Counting, "executed", [], raising=False)
+    context = Maker(1, poison=0).context()()
+    asked: list[list[Any]] = []
+
+    async def ask(keys: list[str]) -> dict[str, Any]:
+        asked.append(sorted(keys))
+        return {key: SimpleNamespace(id=key, name=f"friend {key}", kind="row", friend="3") for key in keys}
+
+    context.loaders.rows = Loader(ask)
+    context.rows = [
+        SimpleNamespace(
+            id=str(index),
+            kind="row",
+            friend=friend,
+            thing=SimpleNamespace(kind="other", id="9", name="o"),
+            children=[SimpleNamespace(kind="row", id="7", friend="4")],
+        )
+        for index, friend in enumerate(["1", "2", None, "1"])
+    ]
+    inner = "__typename id friend { name friend { id } }"
+    answer = await schema.execute(
+        f"{{ rows {{ {inner} thing {{ id shout }} children {{ {inner} }} }} }}", context_value=context
+    )
+    assert not answer.errors
+    third = {"id": "3"}
+    below = {"__typename": "Row", "id": "7", "friend": {"name": "friend 4", "friend": third}}
+    assert answer.data == {
+        "rows": [
+            {
+                "__typename": "Row",
+                "id": str(index),
+                "friend": friend and {"name": f"friend {friend}", "friend": third},
+                "thing": {"id": "9", "shout": "O"},
+                "children": [below],
+            }
+            for index, friend in enumerate(["1", "2", None, "1"])
+        ]
+    }
+    assert asked == [["1", "2", "4"], ["3"]]
+    assert Counting.executed == ["rows"]
+
+
+async def test_what_a_loader_brings_after_it_was_cleared_is_not_remembered() -> None:
+    answers = iter(["old", "new"])
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def fetch(keys: list[str]) -> dict[str, str]:
+        answer = next(answers)
+        begun.set()
+        await go_on.wait()
+        return dict.fromkeys(keys, answer)
+
+    loader = Loader(fetch)
+    waiting = asyncio.ensure_future(loader.load("key"))
+    await begun.wait()
+    loader.clear_all()
+    again = asyncio.ensure_future(loader.load("key"))
+    go_on.set()
+    assert [await waiting, await again, await loader.load("key")] == ["old", "new", "new"]
+
+
+async def test_a_batch_that_fails_fails_for_all_who_wait_and_is_asked_for_again() -> None:
+    asked: list[list[str]] = []
+
+    async def fetch(keys: list[str]) -> dict[str, str]:
+        asked.append(keys)
+        if len(asked) == 1:
+            raise LookupError("gone")
+        return dict.fromkeys(keys, "there")
+
+    loader = Loader(fetch)
+    failures = await asyncio.gather(loader.load("a"), loader.load_many(["a", "b"]), return_exceptions=True)
+    assert [str(failure) for failure in failures] == ["gone", "gone"]
+    assert not loader.knows("a")
+    assert await loader.load_many(["b", "a"]) == ["there", "there"]
+    assert asked == [["a", "b"], ["b", "a"]]
