@@ -23,8 +23,8 @@ from piccolo.columns import Column
 from piccolo.columns.combination import WhereRaw
 from piccolo.custom_types import Combinable
 
-from app import faults, jobs, stages, trash, uploads
-from app.db import hydrate
+from app import entities, faults, jobs, metrics, stages, trash, uploads
+from app.db import HeirloomTransaction, hydrate
 from app.piccolo_conf import DB
 from app.rendering import FILE_TYPE, Sandboxes, Superseded, render
 from app.slots import PRIORITY_NORMAL
@@ -189,7 +189,10 @@ async def _reach(media: Media, stage: Stage) -> None:
 
 
 async def fetch(services: Services, media: Media, path: Path) -> str:
-    """The original, written to `path`; its SHA-256 in hex. Raises ProcessingFailed."""
+    """The original, written to `path`; its SHA-256 in hex, which is the row's where that has one.
+
+    Raises ProcessingFailed.
+    """
     if not has_room(path.parent, media.size_bytes):
         raise ProcessingFailed(FailureCode.STORAGE, "The server has no room to work at the file.")
     digest = hashlib.sha256()
@@ -202,6 +205,8 @@ async def fetch(services: Services, media: Media, path: Path) -> str:
         raise ProcessingFailed(FailureCode.STORAGE, "The stored file is not there.") from error
     except StorageError as error:
         raise ProcessingFailed(FailureCode.STORAGE, "The storage does not answer.") from error
+    if media.sha256 not in {None, digest.hexdigest()}:
+        raise ProcessingFailed(FailureCode.CORRUPT, "The stored file has changed since it was uploaded.")
     return digest.hexdigest()
 
 
@@ -211,10 +216,8 @@ def _take(chunk: bytes, file: BinaryIO, digest: hashlib._Hash) -> None:
 
 
 async def _attest(media: Media, sha256: str) -> None:
-    """Write down the hash of what came straight into the storage. Raises Mismatch, or ProcessingFailed."""
+    """Write down the hash of what came straight into the storage. Raises Mismatch."""
     if media.sha256 is not None:
-        if media.sha256 != sha256:
-            raise ProcessingFailed(FailureCode.CORRUPT, "The stored file has changed since it was uploaded.")
         return
     session = await UploadSession.select(UploadSession.sha256).where(UploadSession.media == media.id).first()
     if session is not None and session["sha256"] not in {None, sha256}:
@@ -222,25 +225,24 @@ async def _attest(media: Media, sha256: str) -> None:
     twins = (Media.owner == media.owner) & uploads.has_bytes(sha256) & (Media.id != media.id)
     is_copy = await Media.exists().where(twins)
     try:
-        await _settle(media, {Media.sha256: sha256, Media.is_copy: is_copy})
+        await _learn(media, {Media.sha256: sha256, Media.is_copy: is_copy})
     except asyncpg.UniqueViolationError:  # the twin has come in between
-        await _settle(media, {Media.sha256: sha256, Media.is_copy: True})
+        await _learn(media, {Media.sha256: sha256, Media.is_copy: True})
+
+
+async def _learn(media: Media, values: dict[Any, Any]) -> None:
+    async with DB.transaction() as transaction:
+        for row in await Media.update(values).where(_current(media)).returning(Media.entity):
+            if row["entity"] is not None:
+                await entities.tell(transaction, row["entity"])
 
 
 async def _publish(services: Services, media: Media, fraction: float, variants: Sequence[Variant]) -> None:
     """How far it is, and what can be seen already: a film's poster long before the film. Raises Superseded."""
+    values = {Media.updated_at: datetime.now(UTC)}
     async with DB.transaction() as transaction:
-        if not await _settle(media, {Media.updated_at: datetime.now(UTC)}):
+        if not await _show(transaction, services, media, values, variants, rendered=fraction):
             raise Superseded
-        await put_in_place(transaction, media, variants, alone=False, late=services.settings.url_lifetime)
-        await stages.report(
-            transaction,
-            EventKind.PROCESSING,
-            media,
-            status=MediaStatus.PROCESSING,
-            stage=Stage.RENDERING,
-            rendered=fraction,
-        )
 
 
 async def _hand_over(services: Services, media: Media, facts: Facts, variants: Sequence[Variant]) -> None:
@@ -251,17 +253,32 @@ async def _hand_over(services: Services, media: Media, facts: Facts, variants: S
         Media.updated_at: datetime.now(UTC),
     }
     async with DB.transaction() as transaction:
-        if await _settle(media, values):
-            await put_in_place(transaction, media, variants, alone=False, late=services.settings.url_lifetime)
-            await stages.report(
-                transaction,
-                EventKind.PROCESSING,
-                media,
-                status=MediaStatus.PROCESSING,
-                stage=Stage.RENDERING,
-                rendered=BEFORE_STREAM,
-            )
+        if await _show(transaction, services, media, values, variants, rendered=BEFORE_STREAM):
             await jobs.enqueue_stream(transaction, media, priority=PRIORITY_NORMAL)
+
+
+async def _show(
+    transaction: HeirloomTransaction,
+    services: Services,
+    media: Media,
+    values: dict[Any, Any],
+    variants: Sequence[Variant],
+    *,
+    rendered: float,
+) -> bool:
+    """What there is so far, if the attempt is still the current one."""
+    if not await _settle(media, values):
+        return False
+    await put_in_place(transaction, media, variants, alone=False, late=services.settings.url_lifetime)
+    await stages.report(
+        transaction,
+        EventKind.PROCESSING,
+        media,
+        status=MediaStatus.PROCESSING,
+        stage=Stage.RENDERING,
+        rendered=rendered,
+    )
+    return True
 
 
 async def _finish(
@@ -276,10 +293,12 @@ async def _finish(
         Media.updated_at: datetime.now(UTC),
     }
     async with DB.transaction() as transaction:
-        if await _settle(media, values):
+        if settled := await _settle(media, values):
             await put_in_place(transaction, media, variants, alone=alone, late=services.settings.url_lifetime)
             await stages.report(transaction, EventKind.READY, media, status=MediaStatus.READY, stage=Stage.DONE)
             faults.reach("ingest.in_transaction")
+    if settled:
+        metrics.media_processed(media.kind, MediaStatus.READY)
     faults.reach("ingest.committed")
 
 
@@ -319,15 +338,19 @@ async def _give_back(media: Media) -> None:
 async def _remove(media: Media, failure: Failure) -> None:
     """Failed, and the bytes with it."""
     async with DB.transaction() as transaction:
-        if await stages.fail(transaction, _current(media), failure, datetime.now(UTC), lost=True):
+        if failed := await stages.fail(transaction, _current(media), failure, datetime.now(UTC), lost=True):
             await jobs.enqueue_erase(transaction, [media.storage_key])
+    if failed:
+        metrics.media_processed(media.kind, failure.code)
 
 
 async def _fail(media: Media, failure: Failure, *, lost: bool = False) -> None:
     """Failed, if it is still this attempt's to fail; `lost` when there are no bytes to go back to."""
     async with DB.transaction() as transaction:
-        if await stages.fail(transaction, _current(media), failure, datetime.now(UTC), lost=lost):
+        if failed := await stages.fail(transaction, _current(media), failure, datetime.now(UTC), lost=lost):
             await Media.update({Media.recipe: recipe(MediaKind(media.kind))}).where(Media.id == media.id)
+    if failed:
+        metrics.media_processed(media.kind, failure.code)
 
 
 async def _settle(media: Media, values: dict[Any, Any]) -> bool:

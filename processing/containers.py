@@ -115,15 +115,6 @@ def undecodable() -> ProcessingFailed:
     return ProcessingFailed(FailureCode.UNSUPPORTED, "What this file is encoded with can't be processed.")
 
 
-def check_pixels(width: int, height: int, limits: Limits) -> None:
-    """Raises ProcessingFailed TOO_MANY_PIXELS."""
-    if width * height > limits.pixels:
-        raise ProcessingFailed(
-            FailureCode.TOO_MANY_PIXELS,
-            f"The film has {width} x {height} pixels; at most {limits.pixels:,} pixels can be processed.",
-        )
-
-
 def only(container: InputContainer, *wanted: Stream | None) -> None:
     """Leaves out the packets of all other streams, so that nobody waits for theirs or keeps them."""
     for stream in container.streams:

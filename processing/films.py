@@ -14,10 +14,11 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from processing import previews, recordings, renditions, stills, streams, tags
-from processing.containers import THREADS, check_pixels, declared_seconds, moment, only, opened, readable, undecodable
+from processing.containers import THREADS, declared_seconds, moment, only, opened, readable, undecodable
 from processing.failures import FailureCode, ProcessingFailed
 from processing.kinds import FileType
 from processing.limits import Limits
+from processing.sizes import check_pixels
 from processing.stills import Still
 from processing.variants import (
     BEFORE_STREAM,
@@ -114,7 +115,7 @@ def _film(file: BinaryIO, type: FileType, limits: Limits) -> Iterator[_Film]:  #
     file.seek(0)
     with opened(file, type, limits) as container:
         video = _moving(container)
-        check_pixels(video.width, video.height, limits)
+        check_pixels("The film", (video.width, video.height), limits)
         audio = _sound(container, video)
         only(container, video, audio)
         for stream in (video, audio):

@@ -12,7 +12,7 @@ from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-Size = tuple[int, int]
+from processing.sizes import Size
 
 # A display matrix (ISO/IEC 14496-12, 8.3.2.3) by the signs of a, b, c, d, and FFmpeg's filters that do what it says.
 _UPRIGHT: Final = {

@@ -13,7 +13,7 @@ from typing import IO, Final
 from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
 
-Size = tuple[int, int]
+from processing.sizes import Size
 
 _EXTENSION: Final = b"!"
 _IMAGE: Final = b","

@@ -11,13 +11,12 @@ from typing import IO, BinaryIO, Final
 
 from processing import kinds
 from processing.kinds import FileType
+from processing.sizes import Size
 
 # Headers need a few kilobytes; a TIFF directory of 65,535 entries needs 768 KiB.
 _MAX_BYTES: Final = 1024 * 1024
 # What a read costs at least: 8,192 of them at most, so that thousands of tiny steps end too (within 10 ms).
 _MIN_CHARGE: Final = 128
-
-Size = tuple[int, int]
 
 
 class _MalformedError(Exception):

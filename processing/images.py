@@ -23,7 +23,8 @@ from processing.headers import dimensions
 from processing.kinds import FileType
 from processing.limits import MIB, Limits
 from processing.pngs import PngFile
-from processing.renditions import Frames, Size
+from processing.renditions import Frames
+from processing.sizes import Size, check_pixels, scaled
 from processing.variants import PICTURE_VARIANTS, Facts, Progress, Tell, VariantSpec
 
 # We count pixels ourselves, against our own limit; Pillow's would warn on stderr and refuse at one of its own.
@@ -82,13 +83,13 @@ def render(  # noqa: PLR0917  (as `produce`)
     with _reading():
         # Before the decoder too: that of WebP allocates the canvas at once.
         if stored := dimensions(file, type):
-            _check_pixels(stored, limits)
+            check_pixels("The picture", stored, limits)
         image = _opened(file, decoder, limits)
         orientation = _orientation(image)
         size = _displayed(image.size, orientation)
         facts = _facts(image, size)
     tell(Progress(0))
-    largest = renditions.scaled(size, max(renditions.scale(spec, size) for spec in specs))
+    largest = scaled(size, max(renditions.scale(spec, size) for spec in specs))
     with _reading():
         frames = _decode(image, largest, orientation, limits)
     return replace(facts, looks=renditions.render_frames(frames, size, specs, into, tell))
@@ -108,7 +109,7 @@ def _opened(file: BinaryIO, decoder: Callable[[BinaryIO], ImageFile.ImageFile], 
     file.seek(0)
     # An open file rather than its path: Pillow maps a path into memory, and a file cut short meanwhile is a SIGBUS.
     image = decoder(file)
-    _check_pixels(image.size, limits)
+    check_pixels("The picture", image.size, limits)
     # Pillow looks for an orientation there where EXIF has none. Nobody else does, so that it may be long out of date.
     for xmp in ("xmp", "XML:com.adobe.xmp"):
         image.info.pop(xmp, None)
@@ -126,15 +127,6 @@ def _facts(image: ImageFile.ImageFile, size: Size) -> Facts:
         longitude=longitude,
         tags=exif.as_json(tags),
     )
-
-
-def _check_pixels(size: Size, limits: Limits) -> None:
-    width, height = size
-    if width * height > limits.pixels:
-        raise ProcessingFailed(
-            FailureCode.TOO_MANY_PIXELS,
-            f"The picture has {width} x {height} pixels; at most {limits.pixels:,} pixels can be processed.",
-        )
 
 
 @contextmanager

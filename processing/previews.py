@@ -13,6 +13,7 @@ from PIL import Image
 
 from processing import frames, renditions
 from processing.containers import declared_seconds
+from processing.sizes import within
 from processing.stills import Still, following, sought
 from processing.variants import PreviewSpec, Rendered
 
@@ -33,7 +34,7 @@ def make(
 
     `alive` is called for each frame that is decoded.
     """
-    size = _within(spec, still.size)
+    size = within(still.size, (spec.width, spec.height))
     start = still.at
     if (seconds := declared_seconds(container, stream)) is not None:
         end = seconds + (container.start_time or 0) / 1_000_000
@@ -47,11 +48,6 @@ def make(
     moving = zip((picture for _, picture in pictures), [*durations, usual], strict=True)
     renditions.animate(moving, path, quality=spec.quality, effort=spec.effort)
     return Rendered(spec.name, spec.digest, path, "image/webp", *pictures[0][1].size, path.stat().st_size)
-
-
-def _within(spec: PreviewSpec, size: tuple[int, int]) -> tuple[int, int]:
-    scale = min(1.0, spec.width / size[0], spec.height / size[1])
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _chosen(

@@ -18,6 +18,7 @@ from processing.failures import FailureCode, ProcessingFailed
 from processing.headers import dimensions
 from processing.kinds import FileType
 from processing.limits import MIB, Limits
+from processing.sizes import Size
 from processing.variants import Facts, Tell
 
 # The file is read into memory. Twice what a sensor of 100 megapixels fills without compression.
@@ -39,8 +40,6 @@ _EXIF_TAGS: Final = frozenset(
         *(ExifTags.Base.ExifOffset, ExifTags.Base.GPSInfo, ExifTags.Base.Rating),
     }
 )
-
-Size = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)

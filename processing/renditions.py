@@ -9,9 +9,9 @@ from typing import Final
 from PIL import Image, WebPImagePlugin  # noqa: F401  (the plugin registers itself)
 
 from processing.looks import looks
+from processing.sizes import Size, scaled
 from processing.variants import Looks, Progress, Rendered, Tell, VariantSpec, variant_path
 
-Size = tuple[int, int]
 Box = tuple[float, float, float, float]
 
 FOR_EVER: Final = 0  # in WebP's count of how often an animation plays
@@ -70,10 +70,6 @@ def scale(spec: VariantSpec, size: Size) -> float:
     """By how much a picture of `size` is reduced for a spec: to fit within it, or to cover it where it is cropped."""
     ratios = (spec.width / size[0], spec.height / size[1])
     return min(1.0, max(ratios) if spec.crop else min(ratios))
-
-
-def scaled(size: Size, by: float) -> Size:
-    return max(1, round(size[0] * by)), max(1, round(size[1] * by))
 
 
 def shrunk(image: Image.Image, size: Size, box: Box | None = None) -> Image.Image:

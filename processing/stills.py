@@ -13,9 +13,10 @@ from av.video.stream import VideoStream
 from PIL import Image, ImageStat
 
 from processing import frames
-from processing.containers import check_pixels, declared_seconds, decoded, packets
+from processing.containers import declared_seconds, decoded, packets
 from processing.failures import FailureCode, ProcessingFailed
 from processing.limits import Limits
+from processing.sizes import Size, check_pixels, within
 
 # Where to look, as parts of the film: not at its very beginning, which is often black, unless all others are too.
 _PLACES: Final = (0.1, 0.25, 0.5, 0.75, 0.0)
@@ -44,7 +45,7 @@ class Still:
     at: float
 
 
-def find(container: InputContainer, stream: VideoStream, within: tuple[int, int], limits: Limits) -> Still:
+def find(container: InputContainer, stream: VideoStream, most: Size, limits: Limits) -> Still:
     """Raises ProcessingFailed CORRUPT where no frame can be decoded, TOO_MANY_PIXELS."""
     best = _most_interesting(_key_frames(container, stream), limits)
     if best is None or best[0] < _DULL:
@@ -52,14 +53,14 @@ def find(container: InputContainer, stream: VideoStream, within: tuple[int, int]
         best = max((each for each in (best, another) if each), key=lambda found: found[0], default=None)
     if best is None:
         raise ProcessingFailed(FailureCode.CORRUPT, "No picture of this film can be read.")
-    return _still(best[1], stream, within, limits)
+    return _still(best[1], stream, most, limits)
 
 
 def _most_interesting(candidates: Iterator[VideoFrame], limits: Limits) -> tuple[float, VideoFrame] | None:
     """The first that shows something, or else the one that comes nearest to it, and how near."""
     best: tuple[float, VideoFrame] | None = None
     for frame in candidates:
-        check_pixels(frame.width, frame.height, limits)
+        check_pixels("The film", (frame.width, frame.height), limits)
         interest = _interest(frame)
         if best is None or interest > best[0]:
             best = interest, frame
@@ -115,12 +116,11 @@ def _interest(frame: VideoFrame) -> float:
     return min(luma.mean[0] / _DARK, luma.stddev[0] / _FLAT)
 
 
-def _still(frame: VideoFrame, stream: VideoStream, within: tuple[int, int], limits: Limits) -> Still:
+def _still(frame: VideoFrame, stream: VideoStream, most: Size, limits: Limits) -> Still:
     turned = frames.turn(frame)
     size = frames.displayed(frame, stream, turned)
-    check_pixels(*size, limits)
-    scale = min(1.0, within[0] / size[0], within[1] / size[1])
-    picture = _picture(frame, (max(1, round(size[0] * scale)), max(1, round(size[1] * scale))), turned)
+    check_pixels("The film", size, limits)
+    picture = _picture(frame, within(size, most), turned)
     return Still(frame, turned, picture, size, frame.time or 0.0)
 
 

@@ -23,6 +23,7 @@ from processing.confinement import confine
 from processing.kinds import FileType
 from processing.limits import Limits
 from processing.pngs import PngFile
+from processing.sizes import scaled
 from processing.variants import PICTURE_VARIANTS, Progress, Rendered, VariantName, VariantSpec
 from tests.bench.material import photographs
 from tests.bench.report import Figure, milliseconds
@@ -224,7 +225,7 @@ def _decoded(source: Path) -> float:
     began = time.process_time()
     opened = PngFile if source.suffix == ".png" else Image.open
     with source.open("rb") as file, opened(file) as image:
-        size = renditions.scaled(image.size, renditions.scale(LARGEST_FIRST[0], image.size))
+        size = scaled(image.size, renditions.scale(LARGEST_FIRST[0], image.size))
         image.draft(None, size)
         image.load()
     return time.process_time() - began
