@@ -5,13 +5,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes
 
-.PHONY: help run test fuzz check format bench pages lock schema wheel clean
+.PHONY: help run test fuzz attack check format bench pages lock schema wheel clean
 
 help:
 	@echo 'make run     serve on http://127.0.0.1:8000, with database and worker'
 	@echo 'make test    run the tests'
 	@echo 'make check   formatter, linter, types, import rules, schema, migrations'
 	@echo 'make fuzz    live random lives of uploads, and process files changed at random, for minutes'
+	@echo 'make attack  send generated GraphQL for ten minutes, or SECONDS=…'
 	@echo 'make bench   measure speed and memory'
 	@echo 'make format  format the code            make lock    renew the locks (needs uv)'
 	@echo 'make schema  export the schema          make wheel   build dist/*.whl'
@@ -21,8 +22,10 @@ run: $(VENV)/run.stamp pages
 
 # Three of xdist's workers for two cores: tests wait for processes about as much as they compute.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) * 3 // 2)')
+# The other is `stock`, graphql-core's own: every test passes with it too.
+EXECUTOR ?= plain
 test: $(VENV)/dev.stamp pages
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -q $(ARGS)
+	@HEIRLOOM_EXECUTOR=$(EXECUTOR) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -q $(ARGS)
 
 check: $(VENV)/dev.stamp pages
 	$(BIN)/ruff format --check .
@@ -40,7 +43,12 @@ format: $(VENV)/dev.stamp
 fuzz: $(VENV)/dev.stamp
 	@HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest tests/app/test_upload_life.py \
 		tests/app/test_media_events.py::test_uploads_of_many_writers_are_told_once_each_whatever_is_cut_off \
+		tests/app/test_read_cache.py::test_whatever_is_done_and_read_in_any_order \
 		tests/processing/test_mutations.py -q -x $(ARGS)
+
+SECONDS ?= 600
+attack: $(VENV)/dev.stamp
+	@ATTACK_SECONDS=$(SECONDS) $(BIN)/python -m pytest tests/graphql_schema/test_schemathesis.py -q -s $(ARGS)
 
 bench: $(VENV)/dev.stamp
 	@$(BIN)/python -m tests.bench $(ARGS)
@@ -82,4 +90,4 @@ $(VENV)/dev.stamp: requirements-dev.lock | $(BIN)/pip
 	@touch $@ $(VENV)/run.stamp
 
 clean:
-	rm -rf $(VENV) app/static dist web/node_modules tests/web/uppy/node_modules tests/web/clients/node_modules tests/bench/sharp/node_modules .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) app/static dist web/node_modules tests/web/uppy/node_modules tests/web/clients/node_modules tests/bench/sharp/node_modules tests/bench/yoga/node_modules tests/bench/postgraphile/node_modules .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

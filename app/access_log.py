@@ -13,12 +13,13 @@ from typing import Any, Final
 
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from app import calls
+from app import calls, metrics
+from app.metrics import METRICS_PATH
 
 logger = logging.getLogger(__name__)
 
 SOCKET: Final = "WEBSOCKET"
-UNSEEN: Final = "/health"  # asked for every few seconds by whoever watches over the process
+UNSEEN: Final = ("/health", METRICS_PATH)  # asked for every few seconds by whoever watches over the process
 ACCEPTED: Final = 101
 
 
@@ -37,6 +38,7 @@ class Answer:
                 self.size += len(message.get("body", b""))
             case "websocket.accept":
                 self.status = ACCEPTED
+                metrics.socket_opened()
             case "websocket.close" if self.status is None:
                 self.status = 403  # what the server makes of it
             case "websocket.send":
@@ -54,6 +56,9 @@ def logged(app: ASGIApp) -> ASGIApp:
         try:
             await app(scope, receive, noted_send)
         finally:
+            if answer.status == ACCEPTED:
+                metrics.socket_closed()
+            metrics.answered(route_of(scope), str(scope.get("method", SOCKET)), answer.status)
             _tell(scope, answer, time.perf_counter() - began)
 
     return with_log
@@ -64,7 +69,7 @@ def _tell(scope: Scope, answer: Answer, seconds: float) -> None:
     if not logger.isEnabledFor(level):
         return
     method = scope.get("method", SOCKET)
-    route = scope.get("path_template") or None  # None: there is no such route
+    route = route_of(scope)
     fields: dict[str, Any] = {
         "method": method,
         "route": route,
@@ -80,6 +85,11 @@ def _tell(scope: Scope, answer: Answer, seconds: float) -> None:
         if call.operations:
             fields["operation"] = " ".join(call.operations)
     logger.log(level, "%s %s %s", method, route or "-", answer.status or "-", extra={"fields": fields})
+
+
+def route_of(scope: Scope) -> str | None:
+    """None: there is no such route."""
+    return scope.get("path_template") or None
 
 
 def _level(scope: Scope, status: int | None) -> int:

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Final
 
 from asyncpg import UniqueViolationError
 from piccolo.columns.combination import WhereRaw
@@ -13,12 +14,14 @@ from piccolo.columns.combination import WhereRaw
 from app import events, text
 from app.access import Viewer, visible_users
 from app.auth import alive
-from app.db import hydrate
+from app.db import fetch, hydrate
 from app.errors import BadInput, Conflict, NotFound, Unauthenticated
 from app.piccolo_conf import DB
-from app.rate_limits import Limit, caller
+from app.rate_limits import Limit, site
 from app.tables import EventKind, Session, UserAccount, UserRole
 from app.wiring import Services
+
+KNOWN_TO_OTHERS: Final = ("id", "display_name", "role", "created_at")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,8 @@ async def create(
 
 async def register(services: Services, *, email: str, password: str, display_name: str) -> SignIn:
     """A new account, signed in. Raises BadInput, Conflict or RateLimited."""
-    await services.limits.spend(Limit.SIGN_IN, caller())
+    await services.limits.spend(Limit.HASH, site())
+    await services.limits.spend(Limit.SIGN_IN, site())
     user = await create(services, email=email, password=password, display_name=display_name)
     return await _sign_in(services, user)
 
@@ -58,17 +62,20 @@ async def register(services: Services, *, email: str, password: str, display_nam
 async def login(services: Services, *, email: str, password: str) -> SignIn:
     """Raises Unauthenticated, which doesn't tell whether the e-mail or the password was wrong, or RateLimited."""
     email = email.strip()
-    # Both are spent before the password is looked at, so that tries at once are counted too; success gives them back.
-    address = caller()
-    await services.limits.spend(Limit.SIGN_IN, address)
-    found = await UserAccount.select().where(_has_email(email)).first() if text.is_email(email) else None
+    if not text.is_email(email):
+        raise _stranger()
+    place = site()
+    await services.limits.spend(Limit.HASH, place)
+    # These are spent before the password is looked at, so that tries at once are counted too; success gives them back.
+    await services.limits.spend(Limit.SIGN_IN, place)
+    found = await UserAccount.select().where(_has_email(email)).first()
     user = hydrate(UserAccount, found) if found else None
     # An account that isn't there is counted like one that is, or the refusal would tell.
-    account = str(user.id) if user else email.casefold()
+    account = f"id {user.id}" if user else f"email {email.casefold()}"
     await services.limits.spend(Limit.ACCOUNT, account)
     if not await services.passwords.matches(user.password_hash if user else None, password) or user is None:
-        raise Unauthenticated("No account has this e-mail and password.")
-    await services.limits.give_back(Limit.SIGN_IN, address)
+        raise _stranger()
+    await services.limits.give_back(Limit.SIGN_IN, place)
     await services.limits.give_back(Limit.ACCOUNT, account)
     return await _sign_in(services, user)
 
@@ -98,9 +105,7 @@ async def refresh(services: Services, *, refresh_token: str) -> SignIn:
 
 async def load(ids: Sequence[uuid.UUID]) -> list[UserAccount]:
     """What others may know of users: no more is read."""
-    columns = (UserAccount.id, UserAccount.display_name, UserAccount.role, UserAccount.created_at)
-    rows = await UserAccount.select(*columns).where(UserAccount.id.is_in(list(ids)))
-    return [hydrate(UserAccount, row) for row in rows]
+    return await fetch(UserAccount, WhereRaw("user_account.id = ANY({})", ids), columns=KNOWN_TO_OTHERS)
 
 
 async def find(viewer: Viewer | None, user_id: uuid.UUID) -> UserAccount | None:
@@ -147,6 +152,10 @@ def _signed_in(services: Services, user: UserAccount, session: Session, now: dat
     access_token, expires_at = services.tokens.access(user.id, session.id, now)
     refresh_token = services.tokens.refresh(session.id, session.generation, session.expires_at)
     return SignIn(user, access_token, expires_at, refresh_token)
+
+
+def _stranger() -> Unauthenticated:
+    return Unauthenticated("No account has this e-mail and password.")
 
 
 def _has_email(email: str) -> WhereRaw:

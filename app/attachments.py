@@ -95,5 +95,7 @@ async def _place(transaction: HeirloomTransaction, one: Media, entity: Entity, s
         await trash.clear_slot(transaction, entity.id, slot.name)
     there: dict[Column | str, Any] = {Media.entity: entity.id, Media.slot: slot.name, Media.is_primary: False}
     placed = await media.place(one, there)
+    if one.entity is not None and one.entity != entity.id:
+        await entities.tell(transaction, one.entity)
     await events.record(transaction, EventKind.UPDATED, media=placed.id, entity=placed.entity, owner=placed.owner)
     return placed

@@ -31,8 +31,7 @@ Listener: TypeAlias = uuid.UUID | Group
 
 IS_PUBLIC: Final = public_media().querystring
 _PRESENT: Final = """
-    SELECT media.*, place.owner AS entity_owner, {} AS public_now
-    FROM media LEFT JOIN entity AS place ON place.id = media.entity WHERE media.id = ANY({})
+    SELECT media.*, {} AS public_now FROM media WHERE media.id = ANY({})
 """
 
 
@@ -60,7 +59,7 @@ async def present(ids: Collection[uuid.UUID]) -> dict[uuid.UUID, Present]:
 
 
 def _present(row: dict[str, Any]) -> Present:
-    seen_by = _circle(row["owner"], row.pop("entity_owner"), row.pop("public_now"))
+    seen_by = _circle(row["owner"], row.pop("host"), row.pop("public_now"))
     return Present(hydrate(Media, row), seen_by)
 
 

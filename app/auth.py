@@ -16,12 +16,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import jwt
+from piccolo.columns.combination import WhereRaw
 
 from app import calls
 from app.access import Viewer
+from app.db import hydrate
 from app.errors import Unauthenticated
 from app.issuers import Issuer
-from app.tables import Session, UserRole
+from app.piccolo_conf import DB
+from app.tables import Session, UserAccount, UserRole
 
 ALGORITHM: Final = "HS256"
 ACCESS: Final = "access"
@@ -142,20 +145,33 @@ async def _viewer_of(tokens: Tokens, token: str) -> Viewer | None:
 
 async def _of_session(session: uuid.UUID) -> Viewer | None:
     """Its user, as long as it is alive."""
+    found = await DB.read(_OF_SESSION, session, datetime.now(UTC))
+    if not found:
+        return None
+    account = hydrate(UserAccount, dict(found[0]))
+    return Viewer(account.id, _ROLES[account.role], session, account)
+
+
+async def standing(session: uuid.UUID) -> tuple[datetime, UserRole] | None:
+    """When it expires unless it is refreshed, and its user's role by now; None when it has ended."""
     found = (
-        await Session.select(Session.id, Session.user, Session.user.role)
+        await Session.select(Session.expires_at, Session.user.role)
         .where(Session.id == session, alive(datetime.now(UTC)))
         .first()
     )
-    return Viewer(found["user"], UserRole(found["user.role"]), found["id"]) if found else None
+    return (found["expires_at"], UserRole(found["user.role"])) if found else None
 
 
-async def alive_until(session: uuid.UUID) -> datetime | None:
-    """When it expires unless it is refreshed; None when it has ended."""
-    found = await Session.select(Session.expires_at).where(Session.id == session, alive(datetime.now(UTC))).first()
-    return found["expires_at"] if found else None
-
-
-def alive(now: datetime) -> Any:
+def alive(now: datetime) -> WhereRaw:
     """Where-clause of the sessions that can still be used."""
-    return Session.ended_at.is_null() & (Session.expires_at > now)
+    return WhereRaw(_ALIVE, now)
+
+
+_ALIVE: Final = "(session.ended_at IS NULL AND session.expires_at > {})"
+# Written out: by Piccolo it takes a third of the time of a small request. All of the account but its password's hash.
+_OF_SESSION: Final = (
+    "SELECT account.id, account.email, account.display_name, account.role, account.quota_bytes, account.created_at "  # noqa: S608
+    "FROM session JOIN user_account AS account ON account.id = session.user "
+    f"WHERE session.id = $1 AND {_ALIVE.format('$2')}"
+)
+_ROLES: Final = {role.value: role for role in UserRole}

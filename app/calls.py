@@ -17,6 +17,7 @@ SANE_ID: Final = re.compile(r"[A-Za-z0-9._:/+=-]{8,128}")
 NAME_CHARACTERS: Final = 100
 MOST_NAMES: Final = 10
 IPV6_NETWORK: Final = 64  # bits: a customer has that many at least to choose the rest of
+IPV6_SITE: Final = 48  # bits: and at most so many (RFC 6177), which makes 65,536 networks
 
 
 @dataclass(slots=True)
@@ -31,6 +32,10 @@ class Call:
     @property
     def network(self) -> str:
         return network_of(self.address)
+
+    @property
+    def site(self) -> str:
+        return network_of(self.address, IPV6_SITE)
 
     def runs(self, operation: str | None) -> None:
         if operation and len(self.operations) < MOST_NAMES:
@@ -59,8 +64,8 @@ def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
 
 
 @lru_cache(maxsize=4096)
-def network_of(address: str) -> str:
-    """An IPv4 address, or the /64 of an IPv6 one; what is neither (a unix socket's peer) as it is."""
+def network_of(address: str, bits: int = IPV6_NETWORK) -> str:
+    """An IPv4 address, or so many bits of an IPv6 one; what is neither (a unix socket's peer) as it is."""
     try:
         parsed = ip_address(address)
     except ValueError:
@@ -69,5 +74,5 @@ def network_of(address: str) -> str:
         return str(parsed)
     if parsed.ipv4_mapped:
         return str(parsed.ipv4_mapped)
-    host_bits = 128 - IPV6_NETWORK
-    return f"{IPv6Address(int(parsed) >> host_bits << host_bits)}/{IPV6_NETWORK}"
+    host_bits = 128 - bits
+    return f"{IPv6Address(int(parsed) >> host_bits << host_bits)}/{bits}"

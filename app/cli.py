@@ -46,9 +46,15 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", help="serve the API, with database and worker where none are configured")
     serve.add_argument("--no-worker", action="store_true", help="leave processing to workers of their own")
+    serve.add_argument("--workers", type=_workers, metavar="N", help="API processes; HEIRLOOM_WORKERS unless given")
     serve.set_defaults(command=_serve)
 
+    api = commands.add_parser("api")  # without help it is in no list: `serve` alone starts it
+    api.add_argument("--metrics", type=Path, required=True)
+    api.set_defaults(command=_api)
+
     worker = commands.add_parser("worker", help="process what is uploaded")
+    worker.add_argument("--metrics", type=Path, help=argparse.SUPPRESS)  # by whoever counts for it
     worker.set_defaults(command=_worker)
 
     migrate = commands.add_parser("migrate", help="bring the database up to date")
@@ -103,9 +109,13 @@ def _seconds(raw: str) -> timedelta:
     return timedelta(seconds=_whole(raw, 31_536_000))
 
 
-def _whole(raw: str, most: int) -> int:
-    if not (raw.isascii() and raw.isdigit() and len(raw) < 20 and int(raw) <= most):
-        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {most}")
+def _workers(raw: str) -> int:
+    return _whole(raw, 128, least=1)
+
+
+def _whole(raw: str, most: int, least: int = 0) -> int:
+    if not (raw.isascii() and raw.isdigit() and len(raw) < 20 and least <= int(raw) <= most):
+        raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {most}")
     return int(raw)
 
 
@@ -119,20 +129,35 @@ def _settings() -> Settings:
 # Each command imports what it needs when it runs: `worker` never loads the web framework, `--help` nothing.
 
 
-def _serve(options: argparse.Namespace) -> None:
-    from app.serve import database, serve  # noqa: PLC0415
+def _serve(options: argparse.Namespace) -> int | None:
+    from app.embedded import database  # noqa: PLC0415
+    from app.scratch import own_scratch  # noqa: PLC0415
 
     settings = _settings()
-    with database(settings) as dsn:
-        with_worker = settings.laptop and not options.no_worker
-        _run(serve(settings, dsn, with_worker=with_worker))
+    settings = replace(settings, workers=options.workers or settings.workers)
+    with_worker = settings.laptop and not options.no_worker
+    with database(settings) as dsn, own_scratch(settings.metrics_dir) as counted:
+        if settings.workers == 1:
+            from app.serve import serve  # noqa: PLC0415
+
+            return _run(serve(settings, dsn, counted, with_worker=with_worker))
+        from app.cluster import serve_together  # noqa: PLC0415
+
+        return _run(serve_together(settings, dsn, counted, with_worker=with_worker))
 
 
-def _worker(_: argparse.Namespace) -> None:
+def _api(options: argparse.Namespace) -> None:
+    from app.serve import serve_beside  # noqa: PLC0415
+
+    settings = _settings()
+    _run(serve_beside(settings, _running_database(settings), options.metrics))
+
+
+def _worker(options: argparse.Namespace) -> None:
     from app.worker import run  # noqa: PLC0415
 
     settings = _settings()
-    _run(run(settings, _running_database(settings)))
+    _run(run(settings, _running_database(settings), options.metrics))
 
 
 def _migrate(_: argparse.Namespace) -> None:
@@ -235,8 +260,8 @@ def _export_schema(options: argparse.Namespace) -> None:
 
 def _with_database(work: Callable[[Settings, str], Coroutine[Any, Any, T]]) -> T:
     """On the database that is running, or on the embedded one, started for as long as it takes."""
+    from app.embedded import database  # noqa: PLC0415
     from app.postgres_programs import EmbeddedPostgresError  # noqa: PLC0415
-    from app.serve import database  # noqa: PLC0415
 
     settings = _settings()
     try:

@@ -10,18 +10,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
-from functools import cache
+import time
+from collections.abc import Awaitable, Sequence
+from functools import cache, lru_cache
 from types import TracebackType
 from typing import Any, Final, Literal, NoReturn, TypeVar, cast
 
 import asyncpg
 import orjson
-from piccolo.columns import ForeignKey
+from piccolo.custom_types import Combinable
 from piccolo.engine.exceptions import TransactionError
 from piccolo.engine.postgres import PostgresEngine, PostgresTransaction
 from piccolo.querystring import QueryString
 from piccolo.table import Table
+
+from app import metrics, tracing
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +32,7 @@ OLDEST_SERVER: Final = 15  # major version
 ACQUIRE_TIMEOUT: Final = 10.0  # seconds; a request that waited so long has lost its client
 COMMAND_TIMEOUT: Final = 30.0  # seconds a statement may take
 LOCK_TIMEOUT_MS: Final = 5_000  # what holds a row so long is stuck, and must not take the whole pool with it
+VERB_CHARACTERS: Final = 40  # in which a statement's first word is found, behind white space
 CLOSE_TIMEOUT: Final = 10.0  # seconds for what still runs when the pool is closed
 
 
@@ -50,6 +54,40 @@ class TransactionEndedError(TransactionError):
 
 class AbortedTransactionError(TransactionError):
     """A statement failed, its exception was caught, and the block ended as if nothing were: all was rolled back."""
+
+
+class MeasuredConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
+    """Of each statement, whoever asks for it, the time is taken, and in a trace there is a span of it."""
+
+    async def execute(self, query: str, *args: Any, **options: Any) -> Any:
+        return await _measured(query, super().execute(query, *args, **options))
+
+    async def executemany(self, command: str, args: Any, **options: Any) -> Any:
+        return await _measured(command, super().executemany(command, args, **options))
+
+    async def fetch(self, query: str, *args: Any, **options: Any) -> Any:
+        return await _measured(query, super().fetch(query, *args, **options))
+
+    async def fetchrow(self, query: str, *args: Any, **options: Any) -> Any:
+        return await _measured(query, super().fetchrow(query, *args, **options))
+
+    async def fetchval(self, query: str, *args: Any, **options: Any) -> Any:
+        return await _measured(query, super().fetchval(query, *args, **options))
+
+
+async def _measured(query: str, answer: Awaitable[Any]) -> Any:
+    verb, began = _verb(query), time.perf_counter()
+    try:
+        with tracing.statement(verb, query):
+            return await answer
+    finally:
+        metrics.executed(verb, time.perf_counter() - began)
+
+
+@lru_cache(maxsize=1000)
+def _verb(query: str) -> str:
+    words = query[:VERB_CHARACTERS].split(None, 1)
+    return words[0].rstrip(";").upper() if words else ""
 
 
 class HeirloomTransaction(PostgresTransaction):
@@ -154,6 +192,7 @@ class HeirloomEngine(PostgresEngine):
         self.config = {
             "dsn": dsn,
             "command_timeout": command_timeout,
+            "connection_class": MeasuredConnection,
             "server_settings": {"application_name": "heirloom", "lock_timeout": str(LOCK_TIMEOUT_MS)},
         }
 
@@ -207,10 +246,15 @@ class HeirloomEngine(PostgresEngine):
         """Stock waits for ever. Raises PoolExhaustedError."""
         if self.pool is None:
             return await self.get_new_connection()
+        began = time.perf_counter()
         try:
-            return await self.pool.acquire(timeout=self._acquire_timeout)
+            async with asyncio.timeout(self._acquire_timeout):  # asyncpg's own makes a task for it, each time
+                connection = await self.pool.acquire()
         except TimeoutError:
+            metrics.connection_refused()
             raise PoolExhaustedError(f"no database connection within {self._acquire_timeout} s") from None
+        metrics.connection_taken(time.perf_counter() - began)
+        return connection
 
     async def give_back(self, connection: asyncpg.Connection) -> None:
         """Return what `take_connection` gave, rid of the settings, locks and listens that it got meanwhile."""
@@ -245,6 +289,15 @@ class HeirloomEngine(PostgresEngine):
     async def run_querystring(self, querystring: QueryString, in_pool: bool = True) -> Any:
         self.usable_transaction()
         return await super().run_querystring(querystring, in_pool)
+
+    async def read(self, statement: str, *values: Any) -> list[asyncpg.Record]:
+        """The rows of a statement that is written out, with `$1` for the first of the values."""
+        if transaction := self.usable_transaction():
+            return cast("list[asyncpg.Record]", await transaction.connection.fetch(statement, *values))
+        return cast("list[asyncpg.Record]", await self._run_in_pool(statement, values))
+
+    def transform_response_to_dicts(self, results: Sequence[asyncpg.Record]) -> list[dict[str, Any]]:
+        return as_dicts(results)
 
     async def run_ddl(self, ddl: str, in_pool: bool = True) -> Any:
         self.usable_transaction()
@@ -316,24 +369,34 @@ T = TypeVar("T", bound=Table)
 
 
 def hydrate(table: type[T], row: dict[str, Any]) -> T:
-    """Make the object of a row that `select()` gave, a third of what `objects()` costs.
+    """Make the object of a row that `select()` gave, which it takes over: a tenth of what `objects()` costs.
 
-    Attributes are those selected; reading another is a KeyError. Rows nested by `output(nested=True)` become objects of
-    the tables they refer to, or None when a left join found nothing.
+    Attributes are those selected; reading another is a KeyError.
     """
-    values = dict(row)
-    for name, column in _foreign_keys(table):
-        nested = row.get(name)
-        if isinstance(nested, dict):
-            found = any(value is not None for value in nested.values())
-            values[name] = hydrate(column._foreign_key_meta.resolved_references, nested) if found else None
-    values["_exists_in_db"], values["_was_created"] = True, None
+    row["_exists_in_db"], row["_was_created"] = True, None
     made = table.__new__(table)
-    made.__dict__ = values
+    made.__dict__ = row
     return made
 
 
+async def fetch(table: type[T], where: Combinable, rest: str = "", *, columns: tuple[str, ...] = ()) -> list[T]:
+    """The objects of all rows for which `where` holds, with these columns or all of them.
+
+    `rest` stands behind it, an order or a limit, and as the columns it is never a client's word. Half of what
+    `select()` costs, which puts the names of the columns together anew each time.
+    """
+    text = f"SELECT {_selected(table, columns)} FROM {table._meta.tablename} WHERE {{}} {rest}"  # noqa: S608
+    rows = await table._meta.db.run_querystring(QueryString(text, where.querystring))
+    return [hydrate(table, row) for row in as_dicts(rows)]
+
+
 @cache
-def _foreign_keys(table: type[Table]) -> tuple[tuple[str, ForeignKey[Any]], ...]:
-    # Asked of Piccolo for each row, their names cost more than all else of it.
-    return tuple((column._meta.name, column) for column in table._meta.foreign_key_columns)
+def _selected(table: type[Table], columns: tuple[str, ...]) -> str:
+    names = columns or [column._meta.name for column in table._meta.columns]
+    return ", ".join(f'"{table._meta.tablename}"."{name}"' for name in names)
+
+
+def as_dicts(rows: Sequence[asyncpg.Record]) -> list[dict[str, Any]]:
+    """A third quicker than `dict(row)`, which looks each name up."""
+    names = [*rows[0].keys()] if rows else []
+    return [dict(zip(names, row, strict=True)) for row in rows]

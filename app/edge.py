@@ -1,10 +1,12 @@
 """What every call passes before Litestar sees it, outermost first.
 
+    traces         a span, where they are sent somewhere
     proxies        whose word is taken for where a call comes from, and by which scheme
     calls          a request id
     access log     one line when it is over
     headers        on every answer, refusals included
     rate limits    before a byte of a body is read, and before anything is asked of the database
+    open calls     how many sockets and streams a caller has; a socket too many gets no handshake
     CORS           Litestar's own; then its routes, which authenticate and authorize
 
 The line and the headers are made of the answer, so they stand outside of what may refuse.
@@ -26,10 +28,14 @@ from app import calls, file_headers
 from app.access_log import logged
 from app.calls import Call
 from app.errors import RateLimited, Unauthenticated
+from app.exposition import may_read
 from app.files import FILES_PATH, for_any_origin
+from app.metrics import METRICS_PATH
+from app.open_calls import OpenCalls
 from app.rate_limits import Limit, MemoryBuckets, caller
 from app.security_headers import secured
 from app.settings import Rate
+from app.traced_requests import traced
 from app.wiring import Services
 from graphql_schema.refusals import refuse
 
@@ -47,10 +53,10 @@ def around(app: ASGIApp, services: Services, cors: CORSConfig | None) -> ASGIApp
     app = limited(for_any_origin(app), services, cors)
     app = secured(app, https=settings.public_url.startswith("https:"))
     app = identified(logged(app))
-    if not settings.trusted_proxies:
-        return app
-    proxied = ProxyHeadersMiddleware(cast(Any, app), trusted_hosts=list(settings.trusted_proxies))
-    return cast(ASGIApp, proxied)
+    if settings.trusted_proxies:
+        proxied = ProxyHeadersMiddleware(cast(Any, app), trusted_hosts=list(settings.trusted_proxies))
+        app = cast(ASGIApp, proxied)
+    return traced(app, settings)
 
 
 def identified(app: ASGIApp) -> ASGIApp:
@@ -65,15 +71,23 @@ def identified(app: ASGIApp) -> ASGIApp:
 def limited(app: ASGIApp, services: Services, cors: CORSConfig | None) -> ASGIApp:
     paces_sockets = services.settings.rate_limits == "on"
 
+    open_calls = OpenCalls(services.settings.max_open)
+
     async def with_limits(scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await _count(services, scope)
-        except RateLimited as error:
-            request: Request[Any, Any, Any] = Request(cast(Any, scope), receive, send)
-            answer = _refusal(request, error, cors).to_asgi_response(app=None, request=request)
-            await answer(cast(Any, scope), receive, _before_the_handshake(send) if _is_socket(scope) else send)
-            return
-        await app(scope, paced(receive) if paces_sockets and _is_socket(scope) else receive, send)
+        with open_calls.call() as place:
+            try:
+                await _count(services, scope)
+                if _is_socket(scope):
+                    place.take(caller())
+            except RateLimited as error:
+                await refuse_here(error, scope, receive, send)
+            else:
+                await app(scope, paced(receive) if paces_sockets and _is_socket(scope) else receive, send)
+
+    async def refuse_here(error: RateLimited, scope: Scope, receive: Receive, send: Send) -> None:
+        request: Request[Any, Any, Any] = Request(cast(Any, scope), receive, send)
+        answer = _refusal(request, error, cors).to_asgi_response(app=None, request=request)
+        await answer(cast(Any, scope), receive, _before_the_handshake(send) if _is_socket(scope) else send)
 
     return with_limits
 
@@ -83,6 +97,8 @@ async def _count(services: Services, scope: Scope) -> None:
     path = scope["path"]
     if path in UNLIMITED or scope.get("method") == "OPTIONS":  # a page could not make anything of a refused preflight
         return
+    if path == METRICS_PATH and may_read(services.settings, _address(), scope["headers"]):
+        return
     if path.startswith(CHEAP):
         await services.limits.spend(Limit.FILE, caller())
         return
@@ -91,6 +107,11 @@ async def _count(services: Services, scope: Scope) -> None:
     await services.limits.spend(Limit.REQUEST, who)
     if headers.get(b"content-type", b"").startswith(b"multipart/"):
         await services.limits.check(Limit.UPLOAD, who)
+
+
+def _address() -> str:
+    call = calls.current()
+    return call.address if call else ""
 
 
 def _claimed(services: Services, authorization: bytes | None) -> str | None:
@@ -134,9 +155,9 @@ def paced(receive: Receive) -> Receive:
 
     async def receive_in_pace() -> Any:
         message = await receive()
-        if message["type"] == "websocket.receive" and (wait := await spend()):
-            await asyncio.sleep(wait)
-            await spend()
+        if message["type"] == "websocket.receive":
+            while wait := await spend():  # noqa: ASYNC110  # a bucket tells nobody when there is room
+                await asyncio.sleep(wait)  # uvloop wakes up to a millisecond early
         return message
 
     return receive_in_pace

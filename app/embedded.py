@@ -18,7 +18,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -35,6 +36,7 @@ from app.postmaster import (
     stop_leftover,
     wait_until,
 )
+from app.settings import Settings
 from app.unprivileged import Account, become
 
 START_LIMIT = 120.0  # seconds: after a power cut the server first replays up to 1 GB of its log
@@ -44,12 +46,15 @@ NEW_CLUSTER_PREFIX = "postgres.new-"
 LOG_KEPT = 1 << 20  # bytes, above which the next start begins a new log
 LOG_MODE = 0o600  # we open it, the server inherits it
 LOG_SHOWN = 4000  # bytes of the log's end that an error quotes
+CONNECTIONS = 100
+CONNECTIONS_BESIDE = 5  # the pool's: a process's own for events, for the queue, for announcements
+CONNECTIONS_SPARE = 20  # for commands, and a second worker
 
 SETTINGS: Mapping[str, str] = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
     "shared_buffers": "128MB",
-    "max_connections": "100",
+    "max_connections": f"{CONNECTIONS}",
     "jit": "off",  # compiling a statement takes 50 ms, ours run in one
     # Events are told in the order of commits: a transaction left open would hold all later ones back.
     "idle_in_transaction_session_timeout": "60s",
@@ -66,6 +71,21 @@ SETTINGS: Mapping[str, str] = {
 # socket, must not mean to be the database's superuser. So the kernel is asked who connects, and it must be root.
 HBA = f"local all {USER} peer map={USER}\n"
 IDENT = f"{USER} {{root}} {USER}\n"
+
+
+@contextmanager
+def database(settings: Settings) -> Iterator[str]:
+    """The address of the database; the embedded one runs as long as the block."""
+    if settings.database_url is not None:
+        yield settings.database_url
+        return
+    enough = (settings.workers + 1) * (settings.database_pool + CONNECTIONS_BESIDE) + CONNECTIONS_SPARE
+    more = {"max_connections": str(max(enough, CONNECTIONS))}
+    server = EmbeddedPostgres(settings.data_dir, binaries=settings.pg_bin, settings=more)
+    try:
+        yield server.start()
+    finally:
+        server.stop()
 
 
 class EmbeddedPostgres:

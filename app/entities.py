@@ -8,16 +8,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from piccolo.columns.combination import WhereRaw
 from piccolo.custom_types import Combinable
 from piccolo.query.base import Query
 
-from app import text, trash
+from app import events, text, trash
 from app.access import Viewer, changeable_entities, refusal, visible_entities
-from app.db import hydrate
+from app.db import HeirloomTransaction, fetch, hydrate
 from app.errors import BadInput
 from app.keyset import Order, Page, created, identity, page
 from app.piccolo_conf import DB
-from app.tables import Entity, EntityKind, Media
+from app.tables import Entity, EntityKind, EventKind, Media
 
 # Crockford's base 32: no letters that are taken for digits. 12 of them are 60 random bits.
 PUBLIC_ID_ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -50,10 +51,7 @@ async def find(viewer: Viewer | None, entity_id: uuid.UUID) -> Entity | None:
 
 async def load(viewer: Viewer | None, ids: Sequence[uuid.UUID]) -> list[Entity]:
     """Those of the entities that the viewer can see, in no order."""
-    if not ids:  # Piccolo refuses an empty IN
-        return []
-    rows = await Entity.select().where(Entity.id.is_in(list(ids)), visible_entities(viewer))
-    return [hydrate(Entity, row) for row in rows]
+    return await fetch(Entity, WhereRaw("entity.id = ANY({})", ids) & visible_entities(viewer)) if ids else []
 
 
 async def owned(viewer: Viewer, kind: EntityKind, *, first: int | None, after: str | None, most: int) -> Page[Entity]:
@@ -70,7 +68,23 @@ async def changeable(viewer: Viewer, entity_id: uuid.UUID, kind: EntityKind | No
     return hydrate(Entity, row)
 
 
-async def change(viewer: Viewer, kind: EntityKind, entity_id: uuid.UUID, changes: Mapping[str, Any]) -> Entity:
+async def add(transaction: HeirloomTransaction, entity: Entity) -> None:
+    await Entity.insert(entity)
+    await tell(transaction, entity.id, entity.owner)
+
+
+async def tell(transaction: HeirloomTransaction, entity_id: uuid.UUID, owner: uuid.UUID | None = None) -> None:
+    """That it, or what is at it, has changed: to cached reads, of which `owner`'s may be."""
+    await events.record(transaction, EventKind.CHANGED, entity=entity_id, owner=owner)
+
+
+async def change(
+    transaction: HeirloomTransaction,
+    viewer: Viewer,
+    kind: EntityKind,
+    entity_id: uuid.UUID,
+    changes: Mapping[str, Any],
+) -> Entity:
     """Set the name, if it is among the changes, and touch the row. Raises NotFound or Forbidden."""
     values: dict[Any, Any] = {Entity.updated_at: datetime.now(UTC)}
     if "name" in changes:
@@ -84,7 +98,9 @@ async def change(viewer: Viewer, kind: EntityKind, entity_id: uuid.UUID, changes
     )
     if not rows:
         raise await refused(viewer, entity_id, kind)
-    return hydrate(Entity, rows[0])
+    entity = hydrate(Entity, rows[0])
+    await tell(transaction, entity.id, entity.owner)
+    return entity
 
 
 async def delete(
@@ -101,7 +117,8 @@ async def delete(
             ids += [row["entity"] for row in await with_them]
             await lock(ids)
         await trash.put(transaction, Media.entity.is_in(ids))
-        await Entity.delete().where(Entity.id.is_in(ids))
+        for row in await Entity.delete().where(Entity.id.is_in(ids)).returning(Entity.id, Entity.owner):
+            await tell(transaction, row["id"], row["owner"])
     return entity_id
 
 

@@ -23,7 +23,7 @@ import asyncpg
 import orjson
 from piccolo.querystring import QueryString
 
-from app import audience
+from app import audience, metrics
 from app.access import Viewer
 from app.audience import Listener, Present
 from app.db import HeirloomTransaction
@@ -40,6 +40,8 @@ RECONNECT_SECONDS: Final = (0.1, 0.5, 1.0, 2.0, 5.0)
 STATEMENT_SECONDS: Final = 10.0  # a half-open link answers nothing: give it up
 BATCH: Final = 500  # events that the hub reads at once
 QUEUE: Final = 100  # events that a subscriber may lag behind before it reads the table for itself, so many at once
+
+LAST_ID: Final = 2**63 - 1  # of PostgreSQL's bigint
 
 Connect = Callable[[], Awaitable[asyncpg.Connection]]
 
@@ -91,12 +93,18 @@ def _about(*subjects: uuid.UUID | None) -> frozenset[Listener]:
     return frozenset(subject for subject in subjects if subject is not None)
 
 
-# With what its audience is known by when the media is gone, and could not be asked any more.
+# Where the media is by now, which a worker that began long ago need not know; or was, when it is gone. With what its
+# audience is known by then, and could not be asked any more.
 _INSERT: Final = f"""
     WITH told AS (
         INSERT INTO event (kind, media, entity, owner, session, data, occurred_at, entity_owner, is_public)
-        VALUES ({{}}, {{}}, {{}}, {{}}, {{}}, {{}}::text::jsonb, now(),
-            (SELECT owner FROM entity WHERE id = {{}}), EXISTS (SELECT FROM media WHERE id = {{}} AND {{}}))
+        SELECT {{}}, place.media, place.entity, {{}}::uuid, {{}}::uuid, {{}}::text::jsonb, now(),
+            (SELECT owner FROM entity WHERE id = place.entity),
+            EXISTS (SELECT FROM media WHERE media.id = place.media AND {{}})
+        FROM (
+            SELECT given.id AS media, CASE WHEN media.id IS NULL THEN {{}}::uuid ELSE media.entity END AS entity
+            FROM (SELECT {{}}::uuid AS id) AS given LEFT JOIN media ON media.id = given.id
+        ) AS place
         RETURNING id
     )
     SELECT pg_notify('{CHANNEL}', '') FROM told
@@ -124,6 +132,7 @@ _LATEST_ABOUT: Final = f"""
     ORDER BY event.xid DESC, event.id DESC LIMIT 1
 """
 _NOW: Final = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
+_SETTLED_XID: Final = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 1 AS xid"
 _IS_PAST: Final = "SELECT {}::text::xid8 < pg_snapshot_xmin(pg_current_snapshot()) AS is_past"
 _DELETED: Final = """
     SELECT (xid, id) > ({}::text::xid8, {}) AS too_far FROM event_cursor WHERE name = 'deleted'
@@ -141,8 +150,8 @@ async def record(
     **data: Any,
 ) -> None:
     """Write the event after what it tells of, in the same transaction, and wake the listeners when that commits."""
-    told = (kind.value, media, entity, owner, session, orjson.dumps(data).decode())
-    statement = QueryString(_INSERT, *told, entity, media, audience.IS_PUBLIC)
+    told = (kind.value, owner, session, orjson.dumps(data).decode())
+    statement = QueryString(_INSERT, *told, audience.IS_PUBLIC, entity, media)
     query, arguments = statement.compile_string()
     await transaction.connection.execute(query, *arguments)
 
@@ -151,6 +160,12 @@ async def latest(media: uuid.UUID, kinds: Sequence[EventKind]) -> Happening | No
     """The last event of these kinds about a media."""
     found = await _read(QueryString(_LATEST_ABOUT, media, [kind.value for kind in kinds]))
     return found[0] if found else None
+
+
+async def settled() -> Cursor:
+    """Behind this comes all that commits from now on; and what has by now, while an older transaction is open."""
+    rows = await DB.run_querystring(QueryString(_SETTLED_XID))
+    return Cursor(rows[0]["xid"], LAST_ID)
 
 
 async def is_past(cursor: Cursor) -> bool:
@@ -347,6 +362,7 @@ class EventHub:
                         self._cursor = await now(connection)
                     self._running.set()
                     self._connected = True
+                    metrics.hub_listens(True)
                     while not connection.is_closed():
                         await self._read_all(connection)
                         failures = 0
@@ -359,6 +375,7 @@ class EventHub:
                 logger.exception("The event listener failed, and starts anew")
             finally:
                 self._connected = False
+                metrics.hub_listens(False)
             await asyncio.sleep(RECONNECT_SECONDS[min(failures, len(RECONNECT_SECONDS) - 1)])
             failures += 1
 
@@ -367,6 +384,7 @@ class EventHub:
         delay, slowest = UNSETTLED_SECONDS
         while True:
             settled, open_before = await read_new(connection, self._cursor)
+            metrics.events_read([each.occurred_at.timestamp() for each in settled])
             for happening in await attended(settled) if self._followers else settled:
                 self._hand_out(happening)
             if settled:
@@ -383,6 +401,7 @@ class EventHub:
         }
         for subscription in concerned:
             subscription.offer(happening)
+        metrics.event_handed_out(len(concerned))
 
 
 @asynccontextmanager

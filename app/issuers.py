@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -36,6 +37,9 @@ REQUIRED: Final = ["exp", "iss", "aud", "sub"]
 LEEWAY_SECONDS: Final = 10  # that the issuer's clock may differ
 SUBJECT_CHARACTERS: Final = 255  # OpenID Connect Core, 2
 KEPT_SECONDS: Final = 600.0  # after which keys are asked for anew; a key that was taken back is good for so long
+# That keys are good while the issuer is away: an afternoon of it must not lock everybody out, and whoever keeps us from
+# reaching it must not keep a stolen key good for ever.
+STALE_SECONDS: Final = 86_400.0
 # A key of a name that isn't known may be new. A stranger can make such names up, so they aren't asked for more often.
 ASKED_AGAIN_SECONDS: Final = 10.0
 FETCH_SECONDS: Final = 5.0
@@ -46,8 +50,12 @@ NAMELESS: Final = "Member"
 Fetch = Callable[[str], Awaitable[bytes]]
 
 
-class KeysUnavailable(Unauthenticated):
-    """No keys could be fetched, so that nobody can tell whether the token is good."""
+class KeysUnavailable(Exception):
+    """The issuer doesn't answer, so that nobody can tell whether the token is good. `retry_after` is in seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__("The keys of this token's issuer can't be had at the moment.")
+        self.retry_after = max(1, math.ceil(seconds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,23 +80,25 @@ class KeySet:
         self._keys: dict[str | None, jwt.PyJWK] = {}
         self._asked_at = float("-inf")
         self._fresh_until = float("-inf")
+        self._away = False
         self._turn = asyncio.Lock()
 
     async def key(self, kid: str | None) -> jwt.PyJWK:
-        """Raises Unauthenticated for a key that the issuer doesn't have."""
+        """Raises Unauthenticated for a key that the issuer doesn't have, and KeysUnavailable."""
         # Who needs the answer waits for the one that asks; the others take what is at hand.
-        if self._is_due(kid) and not (kid in self._keys and self._turn.locked()):
+        if self._is_due(kid) and not (self.known(kid) and self._turn.locked()):
             async with self._turn:
                 if self._is_due(kid):
                     await self._refresh()
-        if not self._keys:
-            raise KeysUnavailable("The keys of this token's issuer can't be had at the moment.")
-        if kid not in self._keys:
-            raise Unauthenticated("This token is not valid.")
-        return self._keys[kid]
+        if (key := self.known(kid)) is not None:
+            return key
+        if self._away:
+            raise KeysUnavailable(self._asked_at + ASKED_AGAIN_SECONDS - self._clock())
+        raise Unauthenticated("This token is not valid.")
 
     def known(self, kid: str | None) -> jwt.PyJWK | None:
-        return self._keys.get(kid)
+        """One that is at hand, and not too old."""
+        return self._keys.get(kid) if self._clock() < self._fresh_until + STALE_SECONDS else None
 
     def _is_due(self, kid: str | None) -> bool:
         now = self._clock()
@@ -100,8 +110,9 @@ class KeySet:
             async with asyncio.timeout(FETCH_SECONDS):
                 self._keys = _keys(await self._fetch(self._url))
             self._fresh_until = self._clock() + KEPT_SECONDS
+            self._away = False
         except (OSError, TimeoutError, ValueError, jwt.PyJWTError) as error:
-            # Those at hand stay: an issuer that is away for an hour must not lock everybody out.
+            self._away = True  # those at hand stay
             logger.warning("The keys of the tokens' issuer could not be fetched: %r", error)
         finally:
             self._asked_at = self._clock()
@@ -126,7 +137,7 @@ class Issuer:
         self._quota_bytes = quota_bytes
 
     async def read(self, token: str) -> OutsideToken:
-        """Raises Unauthenticated."""
+        """Raises Unauthenticated, and KeysUnavailable."""
         return self._outside(token, self._verified(token, await self._keys.key(_kid(token))))
 
     def claimed(self, token: str) -> str | None:

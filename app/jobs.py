@@ -13,6 +13,7 @@ from pgqueuer.models import Job
 from pgqueuer.queries import Queries
 from piccolo.querystring import QueryString
 
+from app import tracing
 from app.db import HeirloomTransaction
 from app.piccolo_conf import DB
 from app.tables import Media
@@ -80,7 +81,15 @@ async def _enqueue(
     after: timedelta | None = None,
 ) -> None:
     queries = Queries(AsyncpgDriver(transaction.connection))
-    await queries.enqueue(entrypoint, orjson.dumps(payload), priority=priority, execute_after=after)
+    trace = tracing.parent_header()
+    headers = {tracing.HEADER: trace} if trace else None
+    await queries.enqueue(entrypoint, orjson.dumps(payload), priority=priority, execute_after=after, headers=headers)
+
+
+def trace(job: Job) -> str | None:
+    """What goes on with the trace of whatever enqueued it."""
+    found = (job.headers or {}).get(tracing.HEADER)
+    return found if isinstance(found, str) else None
 
 
 def payload(job: Job) -> dict[str, Any]:

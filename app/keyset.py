@@ -15,11 +15,9 @@ from typing import Any, Generic, TypeVar
 import orjson
 from piccolo.columns.combination import WhereRaw
 from piccolo.custom_types import Combinable
-from piccolo.query import OrderByRaw
-from piccolo.querystring import QueryString
 from piccolo.table import Table
 
-from app.db import hydrate
+from app.db import fetch
 from app.errors import BadInput
 
 T = TypeVar("T", bound=Table)
@@ -64,6 +62,10 @@ class Order:
     keys: tuple[SortKey, ...]
     descending: bool
 
+    @property
+    def sql(self) -> str:
+        return ", ".join(f"{key.sql} {'DESC' if self.descending else 'ASC'}" for key in self.keys)
+
     def cursor(self, row: Table) -> str:
         values = [self.name, *(key.value(row) for key in self.keys)]
         return base64.urlsafe_b64encode(orjson.dumps(values)).rstrip(b"=").decode()
@@ -85,19 +87,6 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """Some of the rows of a list, which an index has in the list's order; a row may be found by several ways.
-
-    Where the index has them so only for each of some other rows, these are `sources`, what stands behind FROM, and
-    `of_source` is the condition that refers to one of them.
-    """
-
-    where: Combinable
-    sources: QueryString | None = None
-    of_source: Combinable | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
     """Some rows of a list, and what is needed to go on. `count` asks the database only when it is called."""
 
@@ -111,7 +100,7 @@ class Page(Generic[T]):
 async def page(
     table: type[T],
     where: Combinable,
-    ways: Sequence[Way] = (),
+    ways: Sequence[Combinable] = (),
     *,
     order: Order,
     first: int | None,
@@ -120,8 +109,8 @@ async def page(
 ) -> Page[T]:
     """Up to `first` rows (30 unless given, `most` at most) behind the cursor `after`.
 
-    `where` says which rows there are, and may be all of it; given `ways`, a row must also be found by one of them.
-    Raises BadInput for a `first` out of bounds or a cursor of another list.
+    `where` says which rows there are, and may be all of it; given `ways`, a row must also be found by one of them, and
+    may be by several. Raises BadInput for a `first` out of bounds or a cursor of another list.
     """
     size = 30 if first is None else first
     if not 0 <= size <= most:
@@ -129,45 +118,27 @@ async def page(
     here = where if after is None else where & order.after(after)
     if ways:
         here = _found_by(table, ways, here, order, size + 1)
-    expressions = [OrderByRaw(key.sql) for key in order.keys]
-    query = table.select().where(here).order_by(*expressions, ascending=not order.descending).limit(size + 1)
-    found = [hydrate(table, row) for row in await query]
+    found = await fetch(table, here, f"ORDER BY {order.sql} LIMIT {size + 1}")
 
     async def count() -> int:
-        counted: int = await table.count().where(where & reduce(or_, [way.where for way in ways]) if ways else where)
+        counted: int = await table.count().where(where & reduce(or_, ways) if ways else where)
         return counted
 
     return Page(found[:size], order, has_next=len(found) > size, has_previous=after is not None, count=count)
 
 
-def _found_by(table: type[Table], ways: Sequence[Way], where: Combinable, order: Order, most: int) -> Combinable:
+def _found_by(table: type[Table], ways: Sequence[Combinable], where: Combinable, order: Order, most: int) -> Combinable:
     """The first rows of each way: among them are the first of all.
 
     For one condition, its parts joined by OR, PostgreSQL reads and sorts every row that somebody may see, as no index
     has them in this order. What a way gives comes from its index, and ends with the limit.
     """
-    if len(ways) == 1 and ways[0].sources is None:
-        return ways[0].where & where
-    found = QueryString(
-        " UNION ALL ".join(["({})"] * len(ways)), *(_first_by(table, way, where, order, most) for way in ways)
-    )
-    return WhereRaw(f"{table._meta.tablename}.id IN ({{}})", found)
-
-
-def _first_by(table: type[Table], way: Way, where: Combinable, order: Order, most: int) -> QueryString:
-    """The ids of the first rows by this way."""
+    if len(ways) == 1:
+        return ways[0] & where
     name, direction = table._meta.tablename, "DESC" if order.descending else "ASC"
     keys = ", ".join(f"{key.sql} AS key_{place}" for place, key in enumerate(order.keys))
-    ordered = f"ORDER BY {', '.join(f'key_{place} {direction}' for place in range(len(order.keys)))} LIMIT {most}"
-    condition = way.where if way.of_source is None else way.of_source
+    first = f"ORDER BY {', '.join(f'key_{place} {direction}' for place in range(len(order.keys)))} LIMIT {most}"
     # All that is not a parameter is our own: the names of a table and of an order's columns.
-    rows = QueryString(f"SELECT {name}.id, {keys} FROM {name} WHERE {{}} {ordered}", _said(condition & where))  # noqa: S608
-    if way.sources is None:
-        return QueryString("SELECT found.id FROM ({}) AS found", rows)
-    each = f"SELECT found.id FROM {{}} CROSS JOIN LATERAL ({{}}) AS found {ordered}"  # noqa: S608
-    return QueryString(each, way.sources, rows)
-
-
-def _said(condition: Combinable) -> QueryString:
-    said: QueryString = condition.querystring
-    return said
+    each = f"(SELECT {name}.id, {keys} FROM {name} WHERE {{}} {first})"  # noqa: S608
+    chosen = f"SELECT found.id FROM ({' UNION '.join([each] * len(ways))}) AS found {first}"  # noqa: S608
+    return WhereRaw(f"{name}.id IN ({chosen})", *((way & where).querystring for way in ways))

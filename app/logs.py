@@ -13,7 +13,7 @@ from typing import Any, Final, TextIO
 
 import orjson
 
-from app import calls
+from app import calls, tracing
 
 # Their own words about each job, request and retry; what matters of it is told by us.
 NOISY: Final = ("pgqueuer", "uvicorn", "botocore", "aiobotocore", "httpx", "asyncio")
@@ -44,6 +44,8 @@ class JsonFormatter(logging.Formatter):
         }
         if call := calls.current():
             line["request_id"] = call.id
+        if trace_id := tracing.trace_id():
+            line["trace_id"] = trace_id
         line |= _fields(record)
         if trace := _trace(self, record):
             line["exception"] = trace

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from litestar import Litestar, WebSocket, get
@@ -10,18 +11,20 @@ from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 from litestar.response import Redirect
 
+from app import metrics
 from app.access import Viewer
 from app.auth import authenticate
 from app.edge import around
 from app.files import file_routes
 from app.health import health_routes
+from app.metrics_route import metrics_routes
 from app.pages import page_routes
 from app.wiring import Services
 from graphql_schema.context import Context
 from graphql_schema.controller import create_controller
 from graphql_schema.multipart import UploadLimits
 from graphql_schema.schema import schema
-from graphql_schema.streams import OpenStreams
+from graphql_schema.streams import OpenStreams, protocol_of
 from graphql_schema.trusted import load as load_trusted
 from storage.local import LocalStorage
 
@@ -39,7 +42,9 @@ def create_app(services: Services) -> Litestar:
         return await authenticate(services.tokens, authorization)
 
     def make_context(connection: ASGIConnection[Any, Any, Any, Any], viewer: Viewer | None) -> Context:
-        return Context(services, viewer, on_socket=isinstance(connection, WebSocket), trusted=trusted)
+        on_socket = isinstance(connection, WebSocket)
+        protocol = partial(protocol_of, connection)
+        return Context(services, viewer, on_socket=on_socket, protocol=protocol, trusted=trusted)
 
     graphql = create_controller(
         schema,
@@ -57,8 +62,17 @@ def create_app(services: Services) -> Litestar:
         allowed_origins=settings.allowed_origins,
     )
     files = [file_routes(services.storage)] if isinstance(services.storage, LocalStorage) else []
+    if counted := metrics.instruments():
+        counted.names.trust(trusted.names())
     app = Litestar(
-        route_handlers=[to_graphiql, graphql, *page_routes(), *health_routes(services), *files],
+        route_handlers=[
+            to_graphiql,
+            graphql,
+            *page_routes(),
+            *health_routes(services),
+            *metrics_routes(settings),
+            *files,
+        ],
         cors_config=_cors(settings.allowed_origins),
         openapi_config=None,
         logging_config=None,  # the process decides

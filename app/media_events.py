@@ -28,8 +28,9 @@ SEAL_BYTES: Final = 8
 # What waited longer in the queue of a slow client is looked at once more: who may see it may have changed meanwhile.
 FRESH_SECONDS: Final = 1.0
 
+INTERNAL: Final = frozenset({EventKind.SESSION_ENDED, EventKind.CHANGED})  # and never of a media
 MediaEventKind = StrEnum(  # type: ignore[misc]  # mypy wants literals
-    "MediaEventKind", {kind.name: kind.value for kind in EventKind if kind is not EventKind.SESSION_ENDED}
+    "MediaEventKind", {kind.name: kind.value for kind in EventKind if kind not in INTERNAL}
 )
 
 
@@ -73,13 +74,20 @@ class Cursors:
         return hmac.digest(self.key, place, "sha256")[:SEAL_BYTES]
 
 
+async def cursor_of_now(services: Services, viewer: Viewer | None) -> str:
+    """Behind it comes all that happens from now on. Raises Unauthenticated."""
+    signed_in(viewer)
+    return Cursors.of(services).write(await events.settled())
+
+
 async def follow(
     services: Services, viewer: Viewer | None, *, after: str | None, entity_id: uuid.UUID | None
 ) -> AsyncGenerator[MediaEvent, None]:
     """Every event behind the cursor, or from now on, of media that the viewer can see (and that is at the entity).
 
-    Raises Unauthenticated, at once or when the session ends, NotFound for an entity that can't be seen, BadInput for
-    what is no cursor, and CursorExpired, at once or when the listener is so slow.
+    Raises Unauthenticated, at once or when the session ends, Forbidden for an admin who is none any more, NotFound for
+    an entity that can't be seen, BadInput for what is no cursor, and CursorExpired, at once or when the listener is so
+    slow.
     """
     who = signed_in(viewer)
     if entity_id is not None and await entities.find(who, entity_id) is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import datetime
 from typing import Any, Final
 
@@ -9,11 +10,12 @@ import asyncpg
 from piccolo.columns import Column
 from piccolo.custom_types import Combinable
 
-from app import stages
+from app import entities, events, stages
+from app.db import HeirloomTransaction
 from app.known_keys import Known
 from app.piccolo_conf import DB
 from app.stages import Failure
-from app.tables import Media, MediaStatus, Variant
+from app.tables import EventKind, Media, MediaStatus, Variant
 from processing.failures import FailureCode
 
 GONE: Final = Failure(FailureCode.STORAGE, "The stored file is gone.")
@@ -37,7 +39,11 @@ async def find_again(row: Known, now: datetime) -> bool:
             if row.status in SETTLED:
                 return bool(await stages.start_over(transaction, which, now, found=True))
             found: dict[Column | str, Any] = {Media.lost_at: None, Media.updated_at: now}
-            return bool(await Media.update(found).where(which).returning(Media.id))
+            places = [each["entity"] for each in await Media.update(found).where(which).returning(Media.entity)]
+            for place in places:
+                if place is not None:
+                    await entities.tell(transaction, place)
+            return bool(places)
     except asyncpg.UniqueViolationError:  # the same bytes came again, or another avatar
         return False
 
@@ -47,9 +53,16 @@ async def drop_variant(row: Known, now: datetime) -> bool:
     async with DB.transaction() as transaction:
         # The media first: so does a worker who has finished.
         which = (Media.id == row.media) & Media.status.is_in(list(SETTLED)) & Media.lost_at.is_null()
-        await stages.start_over(transaction, which, now)
+        begun = await stages.start_over(transaction, which, now)
         dropped = await Variant.delete().where(Variant.id == row.id).returning(Variant.id)
+        if dropped and not begun:
+            await _tell(transaction, row.media)
     return bool(dropped)
+
+
+async def _tell(transaction: HeirloomTransaction, media_id: uuid.UUID) -> None:
+    for row in await Media.select(Media.entity, Media.owner).where(Media.id == media_id):
+        await events.record(transaction, EventKind.UPDATED, media=media_id, entity=row["entity"], owner=row["owner"])
 
 
 def _unchanged(row: Known) -> Combinable:

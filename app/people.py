@@ -20,8 +20,8 @@ async def create(viewer: Viewer | None, *, name: str, **details: str | None) -> 
     owner = signed_in(viewer)
     entity = entities.new(EntityKind.PERSON, owner.id, text.line(name, "name", most=text.TITLE_LENGTH))
     columns = _cleaned(details)
-    async with DB.transaction():
-        await Entity.insert(entity)
+    async with DB.transaction() as transaction:
+        await entities.add(transaction, entity)
         await Person.insert(Person(entity=entity.id, **columns))
     return entity
 
@@ -29,8 +29,8 @@ async def create(viewer: Viewer | None, *, name: str, **details: str | None) -> 
 async def update(viewer: Viewer | None, person_id: uuid.UUID, changes: Mapping[str, Any]) -> Entity:
     """What is in `changes` is set, None clears. Raises NotFound or Forbidden."""
     details: dict[Column | str, Any] = _cleaned({key: value for key, value in changes.items() if key != "name"})
-    async with DB.transaction():
-        entity = await entities.change(signed_in(viewer), EntityKind.PERSON, person_id, changes)
+    async with DB.transaction() as transaction:
+        entity = await entities.change(transaction, signed_in(viewer), EntityKind.PERSON, person_id, changes)
         if details:
             await Person.update(details).where(Person.entity == person_id)
     return entity

@@ -49,7 +49,8 @@ async def create(
             tickets = await _store(stack, services, owner, entity, pictures)
             async with DB.transaction() as transaction:
                 await entities.hold(owner, person_id, EntityKind.PERSON)
-                await Entity.insert(entity)
+                await entities.add(transaction, entity)
+                await entities.tell(transaction, person_id)  # whose profile it is
                 await Profile.insert(Profile(entity=entity.id, person=person_id, bio=bio))
                 await _hang(transaction, owner, tickets)
     except asyncpg.UniqueViolationError as error:
@@ -71,7 +72,7 @@ async def update(
         tickets = await _store(stack, services, owner, entity, pictures)
         async with DB.transaction() as transaction:
             await entities.hold(owner, profile_id, EntityKind.PROFILE)
-            entity = await entities.change(owner, EntityKind.PROFILE, profile_id, changes)
+            entity = await entities.change(transaction, owner, EntityKind.PROFILE, profile_id, changes)
             if "bio" in changes:
                 await Profile.update({Profile.bio: text.prose(changes["bio"], "bio")}).where(
                     Profile.entity == profile_id

@@ -36,7 +36,8 @@ class Progress:
 async def watch(services: Services, viewer: Viewer | None, media_id: uuid.UUID) -> AsyncGenerator[Progress, None]:
     """The present state at once, then every stage, until READY or FAILED.
 
-    Raises NotFound, at once or when the media is no longer to be seen, and Unauthenticated when the session ends.
+    Raises NotFound, at once or when the media is no longer to be seen, Unauthenticated when the session ends, and
+    Forbidden for an admin who is none any more.
     """
     session = (viewer.session_id,) if viewer else ()
     with services.hub.subscribe(media_id, *session) as subscription:

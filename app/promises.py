@@ -202,6 +202,8 @@ async def _write(services: Services, owner: Viewer, place: Place, media: Media, 
             await usage.reserve(transaction, owner.id, media.size_bytes)
             await Media.insert(media)
             await UploadSession.insert(session)
+            if place.entity is not None:
+                await entities.tell(transaction, place.entity.id)
             faults.reach("begin.in_transaction")
     except BaseException as error:
         if session.upload_id and not uploads.in_doubt(error, transaction):

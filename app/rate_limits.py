@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, Protocol
 
-from app import calls
+from app import calls, metrics
 from app.errors import RateLimited
 from app.settings import Rate, Settings
 
@@ -34,6 +34,8 @@ REDIS_AWAY_SECONDS: Final = 2.0  # that it is left alone for when it didn't answ
 # A whole family may mistype its passwords behind one address. The account's own bucket is larger, so that nobody can
 # shut somebody else out from one place; and still nobody guesses a password, from however many.
 PLACES_OF_AN_ACCOUNT: Final = 5
+# Each password that is looked at costs a core a tenth of a second, the right one too.
+PASSWORDS_OF_A_PLACE: Final = 10  # times the sign-ins that may fail
 
 
 class Limit(StrEnum):
@@ -42,7 +44,8 @@ class Limit(StrEnum):
     REQUEST = "request"  # GraphQL over HTTP and operations over sockets, by user or address
     FILE = "file"  # signed URLs of local storage and static pages, by address
     UPLOAD = "upload"  # files taken in, by user
-    SIGN_IN = "sign-in"  # accounts made, and sign-ins that fail, by address
+    SIGN_IN = "sign-in"  # accounts made, and sign-ins that fail, by site
+    HASH = "hash"  # passwords looked at, right or wrong, by site
     ACCOUNT = "account"  # sign-ins that fail, by account
 
 
@@ -56,6 +59,7 @@ def rates(settings: Settings) -> dict[Limit, Rate]:
         Limit.FILE: settings.file_rate,
         Limit.UPLOAD: settings.upload_rate,
         Limit.SIGN_IN: sign_in,
+        Limit.HASH: Rate(sign_in.count * PASSWORDS_OF_A_PLACE, sign_in.seconds),
         Limit.ACCOUNT: Rate(sign_in.count * PLACES_OF_AN_ACCOUNT, sign_in.seconds),
     }
 
@@ -163,6 +167,7 @@ class RateLimits:
         key = hashlib.blake2b(who.encode("utf-8", "surrogatepass"), digest_size=16, key=self._secret).digest()
         wait = await self._buckets.spend(limit, key, rate, cost, keep=keep)
         if wait > 0:
+            metrics.rate_limited(limit)
             raise RateLimited(wait)
 
 
@@ -172,3 +177,9 @@ def caller(user: object = None) -> str:
         return f"user {user}"
     call = calls.current()
     return f"address {call.network}" if call else "this process"
+
+
+def site() -> str:
+    """Where the call at hand comes from, as far as one customer of a provider reaches."""
+    call = calls.current()
+    return f"site {call.site}" if call else "this process"

@@ -1,101 +1,111 @@
-"""`heirloom serve`: the API process, and on the laptop shape the worker and the database below it."""
+"""`heirloom serve`: the API process, and on the laptop shape the worker beside it."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import logging
-import os
 import signal
 import socket
-import sys
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 import uvicorn
 
-from app.embedded import EmbeddedPostgres
+from app import metrics, tracing
+from app.children import running, tell_ready, worker
+from app.cluster import listeners
+from app.heads import BoundedHeads
 from app.main import create_app
 from app.migrate import migrate
 from app.settings import Settings, SettingsError
-from app.wiring import being_set_up, open_services
-from processing.lifeline import die_with
+from app.socket_frames import BoundedSocket
+from app.wiring import Services, being_set_up, open_services
 
 logger = logging.getLogger(__name__)
 
 GRACE_SECONDS: Final = 5  # for requests, and then sockets, when the server stops
-WORKER_GRACE_SECONDS: Final = 20.0  # for the pictures at hand
-RESTART_SECONDS: Final = (0.2, 1.0, 5.0, 15.0)  # a worker that dies at once, again and again, is not hurried
-LIVED_WELL_SECONDS: Final = 30.0
-# Not `-m app.cli`: that would take whatever `app` the working folder has.
-WORKER: Final = "import sys; sys.path.insert(0, sys.argv[1]); from app.cli import main; sys.exit(main(sys.argv[2:]))"
 COLLECTED_AFTER: Final = 50_000  # new objects; a page of a hundred media makes some 10,000, and few that are in circles
-SOCKET_MESSAGE_BYTES: Final = 1024 * 1024
+SOCKET_MESSAGE_BYTES: Final = 128 * 1024
 
 
-@contextmanager
-def database(settings: Settings) -> Iterator[str]:
-    """The address of the database; the embedded one runs as long as the block."""
-    if settings.database_url is not None:
-        yield settings.database_url
-        return
-    server = EmbeddedPostgres(settings.data_dir, binaries=settings.pg_bin)
-    try:
-        yield server.start()
-    finally:
-        server.stop()
-
-
-async def serve(settings: Settings, dsn: str, *, with_worker: bool) -> None:
-    """Serve until SIGTERM or SIGINT."""
-    async with open_services(settings, dsn=dsn) as services, being_set_up(services.storage):
+async def serve(settings: Settings, dsn: str, counted: Path, *, with_worker: bool) -> None:
+    """Serve until SIGTERM or SIGINT. `counted` is the folder of the metrics."""
+    async with _observed_services(settings, dsn, counted) as services, being_set_up(services.storage):
         await migrate()
-        await services.hub.start()
+        address = f"{settings.public_url}/graphiql/"
+        beside = running(worker(counted)) if with_worker else None
+        await _answer(services, partial(logger.info, "Heirloom is at %s", address), beside)
+
+
+async def serve_beside(settings: Settings, dsn: str, counted: Path) -> None:
+    """Serve as one of several processes, for which app.cluster has set up database and storage."""
+    async with _observed_services(settings, dsn, counted) as services:
+        await _answer(services, tell_ready, shared=True)
+
+
+@asynccontextmanager
+async def _observed_services(settings: Settings, dsn: str, counted: Path) -> AsyncIterator[Services]:
+    with metrics.measured(counted, "api"), tracing.traced(settings.otlp_endpoint, settings.trace_ratio, "api"):
+        async with open_services(settings, dsn=dsn) as services:
+            yield services
+
+
+async def _answer(
+    services: Services,
+    announce: Callable[[], None],
+    beside: AbstractAsyncContextManager[None] | None = None,
+    *,
+    shared: bool = False,
+) -> None:
+    settings = services.settings
+    await services.hub.start()
+    try:
         app = create_app(services)
-        server = Server(_config(settings, app), settings.public_url, stop_streams=app.state.streams.stop)
-        try:
-            if with_worker:
-                async with _worker():
-                    await server.run_until_stopped()
-            else:
-                await server.run_until_stopped()
-        finally:
-            await services.hub.stop()
+        server = Server(_config(settings, app), announce, stop_streams=app.state.streams.stop)
+        async with beside or nullcontext():
+            await server.run_until_stopped(listeners(settings, shared=True) if shared else None)
+    finally:
+        await services.hub.stop()
 
 
 class Server(uvicorn.Server):
     """Leaves the signals to us: uvicorn raises them again after its own shutdown, before ours."""
 
-    def __init__(self, config: uvicorn.Config, public_url: str, *, stop_streams: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, announce: Callable[[], None], *, stop_streams: Callable[[], None]
+    ) -> None:
         super().__init__(config)
-        self._public_url = public_url
+        self._announce = announce
         self._stop_streams = stop_streams
 
-    async def run_until_stopped(self) -> None:
+    async def run_until_stopped(self, sockets: list[socket.socket] | None) -> None:
+        """On these sockets, or on those of its own configuration."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop)
-        await self._serve()
+            loop.add_signal_handler(number, self._stop, number)
+        await self._serve(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         try:
             await super().startup(sockets)
             _settle_memory()
             if self.started:
-                logger.info("Heirloom is at %s/graphiql/", self._public_url)
+                self._announce()
         except SystemExit as error:
             if isinstance(error.__context__, OSError):
                 reason = error.__context__.strerror
                 raise SettingsError(f"HEIRLOOM_HOST and HEIRLOOM_PORT: {reason}.") from error.__context__
             raise
 
-    def _stop(self) -> None:
+    def _stop(self, number: int) -> None:
         self._stop_streams()  # it waits for answers, of which these would go on
-        self.force_exit, self.should_exit = self.should_exit, True
+        # SIGTERM may come twice: a service manager sends it to all processes, and the one above this sends it on.
+        self.force_exit = self.force_exit or (self.should_exit and number == signal.SIGINT)
+        self.should_exit = True
 
 
 def _settle_memory() -> None:
@@ -116,50 +126,8 @@ def _config(settings: Settings, app: object) -> uvicorn.Config:
         proxy_headers=False,  # it would trust X-Forwarded-For from whoever is on this machine
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
-        ws="websockets-sansio",
+        http=BoundedHeads,
+        ws=BoundedSocket,
         ws_max_size=SOCKET_MESSAGE_BYTES,
         ws_per_message_deflate=False,  # half the memory of a socket, for messages of a few hundred bytes
     )
-
-
-@asynccontextmanager
-async def _worker() -> AsyncIterator[None]:
-    """A worker beside the server, started again whenever it dies."""
-    supervision = asyncio.create_task(_supervise(), name="worker-supervision")
-    try:
-        yield
-    finally:
-        supervision.cancel()
-        await asyncio.gather(supervision, return_exceptions=True)
-
-
-async def _supervise() -> None:
-    deaths = 0
-    while True:
-        began = time.monotonic()
-        await _run_worker()
-        deaths = 0 if time.monotonic() - began > LIVED_WELL_SECONDS else deaths
-        delay = RESTART_SECONDS[min(deaths, len(RESTART_SECONDS) - 1)]
-        logger.error("The worker has died; the next one starts in %.1f s.", delay)
-        deaths += 1
-        await asyncio.sleep(delay)
-
-
-async def _run_worker() -> None:
-    # A session of its own, so that Ctrl-C reaches it through us, after the server has stopped.
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-c", WORKER, str(Path(__file__).parents[1]), "worker"),
-        start_new_session=True,
-        preexec_fn=partial(die_with, os.getpid()),
-    )
-    try:
-        await process.wait()
-    except asyncio.CancelledError:
-        process.terminate()
-        try:
-            async with asyncio.timeout(WORKER_GRACE_SECONDS):
-                await process.wait()
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-        raise

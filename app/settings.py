@@ -21,6 +21,7 @@ MIB = 1024 * KIB
 GIB = 1024 * MIB
 PREFIX = "HEIRLOOM_"
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,20}")
+FRACTION = re.compile(r"0(\.[0-9]{1,9})?|1(\.0{1,9})?")
 RATE = re.compile(r"([1-9][0-9]{0,6})/([1-9][0-9]{0,4})")
 SECRET_KEY_LENGTH = 32  # characters; 256 bits of hex halves make 64, a pass phrase needs at least this
 
@@ -68,6 +69,12 @@ def _between(low: int, high: int) -> Callable[[str], int]:
         return int(raw)
 
     return read
+
+
+def _fraction(raw: str) -> float:
+    if not FRACTION.fullmatch(raw):
+        raise ValueError("must be a number from 0 to 1, such as 0.05")
+    return float(raw)
 
 
 def _seconds(low: int, high: int) -> Callable[[str], timedelta]:
@@ -141,6 +148,7 @@ class Settings:
 
     host: str = setting(_text, "127.0.0.1", doc="address to listen on")
     port: int = setting(_between(1, 65535), 8000, doc="port to listen on")
+    workers: int = setting(_between(1, 128), 1, doc="API processes of `serve`, which share the port")
     public_url: str = setting(
         _url("http", "https"), "", doc="where clients reach the server; `http://HOST:PORT` unless set"
     )
@@ -224,6 +232,10 @@ class Settings:
         _rate, Rate(20, 600), doc="new accounts and failed sign-ins in so many seconds, of an address; of an account "
         "five times as many failed ones"
     )  # fmt: skip
+    max_open: int = setting(
+        _between(1, 100_000), 100, doc="sockets and streams that a user, or an address without one, may keep open at "
+        "once, in each process; of operations over sockets ten times as many"
+    )  # fmt: skip
     max_file_bytes: int = setting(_between(1, 5 * 1024**3), 512 * MIB, doc="one file in a GraphQL upload")
     max_files: int = setting(_between(1, 1000), 50, doc="files in one GraphQL upload")
     max_request_bytes: int = setting(_between(1024, 50 * 1024**3), 2048 * MIB, doc="one GraphQL upload in all")
@@ -254,12 +266,20 @@ class Settings:
         _between(100, 10_000_000), 25_000, doc="cost of a GraphQL request: a field of an object is 1, lists multiply; "
         "100 media with all that they have are 9,000"
     )  # fmt: skip
+    cached_rows: int = setting(
+        _between(0, 10_000_000), 10_000, doc="rows that each process keeps of what was read last, up to 6 KB each; 0 "
+        "keeps none"
+    )  # fmt: skip
     trusted_documents: Path | None = setting(
         _path, None, doc="manifest of documents that clients name by an id, or a folder of them"
     )
     trusted_only: str = setting(
         _one_of("on", "off"), "off", doc="`on`: no other documents are executed, introspection neither"
     )
+    executor: str = setting(
+        _one_of("plain", "stock"), "plain", doc="`plain` reads plain fields of a GraphQL answer by itself; `stock` leaves "
+        "all of them to graphql-core: slower, with the same answers, for the case of a doubt"
+    )  # fmt: skip
     max_pixels: int = setting(_between(1, 2_000_000_000), 100_000_000, doc="width × height of an image")
     processes: int = setting(_between(0, 128), 0, doc="decoders that a worker runs; 0 is one a core")
     processing_timeout: timedelta = setting(
@@ -282,6 +302,23 @@ class Settings:
         _one_of("auto", "json", "text"), "auto", doc="`json`, or `text` for people; `auto` is text on a terminal alone"
     )
 
+    metrics_token: str | None = setting(
+        _secret, None, secret=True, doc="what reads `/metrics`, as `Authorization: Bearer …`, at least 32 characters; "
+        "left out, only this machine may, where `HEIRLOOM_PUBLIC_URL` is on it"
+    )  # fmt: skip
+    worker_metrics_port: int = setting(
+        _between(0, 65535), 0, doc="port on which a worker of its own has its `/metrics`, at `HEIRLOOM_HOST`; 0 is none"
+    )
+    otlp_endpoint: str | None = setting(
+        _url("http", "https"), None, secret=True, doc="OpenTelemetry collector (OTLP over HTTP) that traces are sent "
+        "to, such as `http://127.0.0.1:4318`; left out, there are none"
+    )  # fmt: skip
+    trace_ratio: float = setting(_fraction, 1.0, doc="part of the requests that are traced, from 0 to 1")
+    trace_callers: tuple[str, ...] = setting(
+        _networks, (), doc="addresses or networks of gateways whose `traceparent` is gone on with, separated by "
+        "commas; they decide what is traced"
+    )  # fmt: skip
+
     @property
     def laptop(self) -> bool:
         """Whether the database is the embedded one, and so everything is in the data folder."""
@@ -290,6 +327,10 @@ class Settings:
     @property
     def scratch_dir(self) -> Path:
         return self.data_dir / "scratch"
+
+    @property
+    def metrics_dir(self) -> Path:
+        return self.data_dir / "metrics"
 
     @property
     def files_dir(self) -> Path:

@@ -74,6 +74,8 @@ class MediaSource(StrEnum):
 
 
 class EventKind(StrEnum):
+    """The last two are told to nobody: the end of a session, and an entity, or what is at it, for cached reads."""
+
     UPLOADED = "UPLOADED"
     PROCESSING = "PROCESSING"
     READY = "READY"
@@ -83,6 +85,7 @@ class EventKind(StrEnum):
     RESTORED = "RESTORED"
     PURGED = "PURGED"
     SESSION_ENDED = "SESSION_ENDED"
+    CHANGED = "CHANGED"
 
 
 def one_of(column: str, values: type[Enum]) -> str:
@@ -145,6 +148,8 @@ class Profile(Table, tablename="profile"):
 
 
 class Media(Table, tablename="media"):
+    """The column `host` is the migration's, and kept by a trigger: the entity's owner, where it is not the media's."""
+
     id = UUID7(primary_key=True)
     public_id = Varchar(length=20, unique=True)
     owner = ForeignKey(references=UserAccount, on_delete=OnDelete.restrict, null=False)

@@ -19,8 +19,10 @@ from app.issuers import Issuer, KeySet, fetched
 from app.passwords import Passwords
 from app.piccolo_conf import DB
 from app.rate_limits import REDIS_SECONDS, Buckets, MemoryBuckets, RateLimits, SharedBuckets, rates
+from app.read_cache import ReadCache
 from app.scratch import own_scratch
 from app.settings import Settings, SettingsError
+from app.storage_calls import measured
 from storage.base import ObjectStorage, SetUp, StorageUnavailable
 from storage.keys import KeyTemplate
 from storage.local import LocalStorage
@@ -52,6 +54,7 @@ class Services:
     passwords: Passwords
     key_template: KeyTemplate
     limits: RateLimits
+    read_cache: ReadCache
     clock: Callable[[], datetime] = _now
 
 
@@ -76,6 +79,7 @@ async def open_services(settings: Settings, *, dsn: str) -> AsyncIterator[Servic
                 await stack.enter_async_context(open_buckets(settings.redis_url)),
                 derived_key(settings.secret_key, "rate limits"),
             ),
+            read_cache=ReadCache(settings.cached_rows),
         )
 
 
@@ -134,7 +138,7 @@ async def open_storage(settings: Settings) -> AsyncIterator[ObjectStorage]:
         settings.files_dir.mkdir(parents=True, exist_ok=True)
         settings.files_dir.chmod(0o700)
         signer = UrlSigner(derived_key(settings.secret_key, "files"))
-        local = LocalStorage(
+        local = measured(LocalStorage)(
             settings.files_dir,
             signer=signer,
             base_url=f"{settings.public_url}/files",
@@ -148,7 +152,7 @@ async def open_storage(settings: Settings) -> AsyncIterator[ObjectStorage]:
     from storage.s3 import S3Storage  # noqa: PLC0415
 
     assert settings.s3_bucket is not None, "settings refuse s3 without a bucket"
-    async with S3Storage.open_bucket(
+    async with measured(S3Storage).open_bucket(
         settings.s3_bucket,
         region=settings.s3_region,
         endpoint_url=settings.s3_endpoint_url,

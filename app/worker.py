@@ -6,10 +6,12 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
@@ -20,10 +22,11 @@ from pgqueuer.models import Job
 from pgqueuer.qm import QueueManager
 from pgqueuer.queries import Queries
 
-from app import announcements, housekeeping, ingest, jobs, renewal, trash
+from app import announcements, housekeeping, ingest, jobs, metrics, renewal, tracing, trash, worker_metrics
 from app.housekeeping import TROUBLE
 from app.ingest import TryAgain
 from app.rendering import Sandboxes
+from app.scratch import own_scratch
 from app.settings import Settings
 from app.wiring import Services, connect, open_services
 from processing import pipeline
@@ -43,13 +46,18 @@ FILM_BYTES: Final = 16 * 1024 * MIB  # the largest file made of a film: a day an
 FILM_NICENESS: Final = 10
 
 
-async def run(settings: Settings, dsn: str) -> None:
-    """Work until SIGTERM or SIGINT; what runs then is finished."""
+async def run(settings: Settings, dsn: str, counted: Path | None = None) -> None:
+    """Work until SIGTERM or SIGINT; what runs then is finished.
+
+    `counted` is the folder of the metrics of the server that started it.
+    """
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     async with (
+        _traced(settings),
         open_services(settings, dsn=dsn) as services,
+        _measured(settings, counted),
         announcements.announcing(services, lambda: connect(dsn)),
         _sandboxes(services) as sandboxes,
     ):
@@ -61,6 +69,26 @@ async def run(settings: Settings, dsn: str) -> None:
                 logger.warning("The queue's connection was lost and is built anew: %r", errors.exceptions)
             if not stopping.is_set():
                 await asyncio.sleep(REBUILD_SECONDS)
+
+
+@asynccontextmanager
+async def _traced(settings: Settings) -> AsyncIterator[None]:
+    with tracing.traced(settings.otlp_endpoint, settings.trace_ratio, "worker"):
+        yield
+
+
+@asynccontextmanager
+async def _measured(settings: Settings, counted: Path | None) -> AsyncIterator[None]:
+    """For the server, or by itself where somebody may ask it."""
+    if counted is not None:
+        with metrics.measured(counted, "worker"):
+            yield
+    elif settings.worker_metrics_port:
+        with own_scratch(settings.metrics_dir) as own, metrics.measured(own, "worker"):
+            async with worker_metrics.served(settings, own):
+                yield
+    else:
+        yield
 
 
 def decoders(settings: Settings) -> int:
@@ -138,7 +166,7 @@ def _manager(services: Services, sandboxes: Sandboxes, connection: asyncpg.Conne
 
     @manager.entrypoint(jobs.INGEST, on_failure="hold")
     async def take_in(job: Job) -> None:
-        with _trouble_passes("A file"):
+        with _worked_at(job, "A file"):
             media = _media(job)
             # The same job for what is new and for what is to be made anew: the media's own state tells which it is.
             if not await ingest.process(services, sandboxes, media):
@@ -146,7 +174,7 @@ def _manager(services: Services, sandboxes: Sandboxes, connection: asyncpg.Conne
 
     @manager.entrypoint(jobs.ERASE, on_failure="hold")
     async def erase(job: Job) -> None:
-        with _trouble_passes("Erasing bytes"):
+        with _worked_at(job, "Erasing bytes"):
             await trash.erase(services.storage, **jobs.payload(job))
 
     return manager
@@ -166,7 +194,7 @@ def _streamer(
                 if not await ingest.stream(services, sandboxes, _media(job)):
                     await renewal.process(services, sandboxes, _media(job))
 
-        with _trouble_passes("A film"):
+        with _worked_at(job, "A film"):
             if not await _unless(over, work()):
                 raise TryAgain(timedelta(0))
 
@@ -182,14 +210,14 @@ def _checker(services: Services, connection: asyncpg.Connection, over: asyncio.E
     manager = QueueManager(Queries(AsyncpgDriver(connection)))
 
     @manager.entrypoint(housekeeping.CHECK)  # if it should ever fail for good, housekeeping sees that there is another
-    async def check(_: Job) -> None:
+    async def check(job: Job) -> None:
         delay = timedelta(0)
 
         async def work() -> None:
             nonlocal delay
             delay = await housekeeping.check_storage(services)
 
-        with _trouble_passes("The storage's check"):
+        with _worked_at(job, "The storage's check"):
             await _unless(over, work())
         raise RetryRequested(delay=delay)  # the same job again: so there is always one, and never two
 
@@ -222,18 +250,24 @@ async def _unless(over: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
 
 
 @contextmanager
-def _trouble_passes(what: str) -> Iterator[None]:
+def _worked_at(job: Job, what: str) -> Iterator[None]:
     """Whatever goes wrong with a job, it stays in the queue: nobody would look for it elsewhere.
 
     What a file is to blame for is not wrong with the job: `ingest.process` counts, and ends that.
     """
+    began, outcome = time.perf_counter(), "trouble"
     try:
-        yield
+        with tracing.job(job.entrypoint, jobs.trace(job)):
+            yield
+        outcome = "done"
     except TryAgain as again:
+        outcome = "again"
         raise RetryRequested(delay=again.delay) from again
     except Exception as error:
         logger.exception("%s met trouble, and is tried again in %s", what, TROUBLE_RETRY)
         raise RetryRequested(delay=TROUBLE_RETRY) from error
+    finally:
+        metrics.job_ended(job.entrypoint, outcome, time.perf_counter() - began)
 
 
 async def _shut_down(manager: QueueManager, stopping: asyncio.Event) -> None:

@@ -57,8 +57,15 @@ class Viewer:
 
 
 async def _owned(info: Info, kind: EntityKind, first: int | None, after: str | None) -> Page[tables.Entity]:
-    most = info.context.services.settings.max_page
-    return await entities.owned(_viewer(info), kind, first=first, after=after, most=most)
+    viewer, most = _viewer(info), info.context.services.settings.max_page
+    reads = await info.context.reads(info.operation.operation)
+    return await reads.page(
+        f"own of kind {kind}",
+        viewer.id,
+        (),
+        (first, after),
+        lambda: entities.owned(viewer, kind, first=first, after=after, most=most),
+    )
 
 
 def _viewer(info: Info) -> access.Viewer:
@@ -119,7 +126,7 @@ class AccountQuery:
     @strawberry.field(description="Null for an anonymous request.")
     async def viewer(self, info: Info) -> Viewer | None:
         viewer = info.context.viewer
-        return view(Viewer, await accounts.find(viewer, viewer.id)) if viewer else None
+        return view(Viewer, viewer.account) if viewer else None
 
 
 @strawberry.type

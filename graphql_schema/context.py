@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import strawberry
+from graphql import OperationType
 from strawberry.extensions import SchemaExtension
+from strawberry.types import ExecutionContext
+from strawberry.types.execution import PreExecutionError
 
-from app import calls
+from app import calls, metrics, tracing
 from app.access import Viewer
 from app.auth import authenticate
+from app.errors import RateLimited
 from app.promises import MOST_PARTS
 from app.rate_limits import Limit, caller
+from app.read_cache import Reads
 from app.similar import SearchBudget
 from app.upload_sessions import SigningBudget
 from app.wiring import Services
 from graphql_schema.loaders import Loaders
 from graphql_schema.trusted import TRUST_IN_NONE, TrustedDocuments
+
+# A page of a hundred media with all that a gallery shows costs 10,000: of these a user has 10 a second.
+RATED_COST: Final = 2_500
 
 
 @dataclass(slots=True)
@@ -39,6 +49,7 @@ class Context:
     services: Services
     viewer: Viewer | None = None
     on_socket: bool = False
+    protocol: Callable[[], str] = str  # of a subscription, by the name that metrics have for it
     authorization: str | None = None
     connection_params: dict[str, Any] = field(default_factory=dict)
     # All parts of any one session. Not in `__init__`: so `replace` makes a new one.
@@ -46,13 +57,27 @@ class Context:
     searching: SearchBudget = field(init=False, default_factory=SearchBudget)
     trusted: TrustedDocuments = TRUST_IN_NONE
     spending: Spending = field(default_factory=Spending)
+    cost: int = field(init=False, default=0)  # of the operation
     _begun: bool = field(init=False, default=False)
+    _reads: Reads | None = None
     _loaders: Loaders | None = None
 
     @property
     def loaders(self) -> Loaders:
         assert self._loaders is not None, "OperationContext makes them"
         return self._loaders
+
+    async def reads(self, operation: OperationType) -> Reads:
+        """A query is answered with what is kept; a mutation or a subscription sees what has just been written."""
+        assert self._reads is not None, "OperationContext makes them"
+        if operation is OperationType.QUERY:
+            await self._reads.catch_up()
+        return self._reads
+
+    @property
+    def stock(self) -> bool:
+        """Whether graphql-core executes every field."""
+        return self.services.settings.executor == "stock"
 
     async def for_operation(self) -> Context:
         """Raises Unauthenticated when a socket's session has ended since it was opened, and RateLimited."""
@@ -62,7 +87,24 @@ class Context:
         self._begun = True
         viewer = await authenticate(self.services.tokens, self.authorization) if self.on_socket else self.viewer
         spending = Spending() if self.on_socket else self.spending
-        return replace(self, viewer=viewer, spending=spending, _loaders=Loaders(self.services, viewer))
+        reads = self.services.read_cache.reads_of(viewer)
+        loaders = Loaders(self.services, viewer, reads)
+        return replace(self, viewer=viewer, spending=spending, _reads=reads, _loaders=loaders)
+
+    async def pay(self) -> None:
+        """For what is dearer than most operations, which are counted as one. Raises RateLimited."""
+        if units := self.cost // RATED_COST:
+            await self.services.limits.spend(Limit.REQUEST, caller(self.viewer and self.viewer.id), units)
+
+    async def pace(self) -> None:
+        """The same for each result of a subscription, which waits until it can be paid for."""
+        while True:
+            try:
+                await self.pay()
+            except RateLimited as error:
+                await asyncio.sleep(error.retry_after)
+            else:
+                return
 
     def forget(self) -> None:
         """What one result of a subscription has read, and looked for: the next one is as an operation of its own."""
@@ -77,11 +119,44 @@ class OperationContext(SchemaExtension):
     """Gives each operation a context of its own; a subscription forgets after each of its results."""
 
     async def on_operation(self) -> AsyncIterator[None]:
-        self.execution_context.context = await self.execution_context.context.for_operation()
-        yield
+        execution, began = self.execution_context, time.perf_counter()
+        with tracing.operation(on_socket=execution.context.on_socket) as span:
+            outcome = "cancelled"
+            try:
+                execution.context = await execution.context.for_operation()
+                yield
+                outcome = _outcome(execution)
+            except Exception:
+                outcome = "refused"
+                raise
+            finally:
+                _tell(execution, outcome, time.perf_counter() - began, span)
         if call := calls.current():
-            call.runs(self.execution_context.operation_name)
+            call.runs(execution.operation_name)
 
     def on_stream_result(self, result: Any) -> Any:  # noqa: ARG002 - Strawberry's signature
         yield
         self.execution_context.context.forget()
+
+
+def _outcome(execution: ExecutionContext) -> str:
+    if isinstance(execution.result, PreExecutionError):
+        return "refused"
+    return "error" if execution.pre_execution_errors else "ok"
+
+
+def _tell(execution: ExecutionContext, outcome: str, seconds: float, span: tracing.Operation | None) -> None:
+    try:
+        kind = execution.operation_type.value
+    except RuntimeError:  # what was sent can't be parsed, or has no such operation
+        kind = "unknown"
+    name, viewer = execution.operation_name, execution.context.viewer
+    metrics.operation_ended(
+        name,
+        kind,
+        viewer.id if viewer else None,
+        outcome=outcome,
+        seconds=None if kind == "subscription" else seconds,
+    )
+    if span:
+        span.ended(name, kind, outcome)

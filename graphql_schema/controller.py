@@ -28,6 +28,7 @@ from strawberry.types import ExecutionResult
 from strawberry.types.graphql import OperationType
 from strawberry.types.unset import UnsetType
 
+from app import open_calls
 from app.bodies import patient
 from app.errors import Unauthenticated
 from graphql_schema.errors import MUTATION_BY_GET, coded
@@ -49,7 +50,7 @@ from graphql_schema.refusals import (
     respond,
 )
 from graphql_schema.requests import GraphQLRequest, request_data
-from graphql_schema.sockets import TransportHandler, socket_authorization
+from graphql_schema.sockets import SocketAdapter, TransportHandler, socket_authorization
 from graphql_schema.streams import EVENTS, PARTS, Form, OpenStreams, StreamResponse, failures_as_results, form_of
 from storage.base import has_room
 
@@ -101,8 +102,10 @@ class StrictController(GraphQLController[Any, None]):
     request_max_body_size = None  # the limits here depend on the kind of body
     graphql_ide = None
     protocols = (GRAPHQL_TRANSPORT_WS_PROTOCOL,)
+    websocket_adapter_class = SocketAdapter
     graphql_transport_ws_handler_class = TransportHandler
     connection_init_wait_timeout = CONNECTION_INIT_TIMEOUT
+    max_subscriptions_per_connection = None  # the handler's own bound has a code
 
     @get()
     async def handle_http_get(self, request: GraphQLRequest) -> Response[Any]:
@@ -144,6 +147,7 @@ class StrictController(GraphQLController[Any, None]):
         data = await self.parse_http_body(self.request_adapter_class(request))
         if isinstance(data, list):
             raise NotAcceptable("A batch is answered at once: accept application/json.")
+        open_calls.stays_open()
         results = await self.schema.stream(
             data.query,
             variable_values=data.variables,
@@ -306,11 +310,13 @@ class StrictController(GraphQLController[Any, None]):
 
     async def on_ws_connect(self, context: EdgeContext) -> UnsetType | dict[str, object] | None:
         context.authorization = socket_authorization(context.connection_params)
+        context.connection_params = {}  # nothing else of it is needed, for as long as the socket lives
         if context.authorization is not None:
             try:
                 await self.authenticate(context.authorization)
             except Unauthenticated as error:
                 raise ConnectionRejectionError from error
+            open_calls.stays_open()
         return await super().on_ws_connect(context)
 
 
@@ -328,10 +334,10 @@ def create_controller(
     """The controller of `/graphql`.
 
     `authenticate` takes the value of `Authorization` and raises Unauthenticated for one that is of no use: answered
-    with 401, on a socket with 4403. `make_context` is called for each request with its viewer, and for each socket
-    with None, before its token is known. Files are spooled into `scratch` only for a viewer. A JSON body may have
-    `json_bytes`. `streams` are those that have to end before the process can stop. `allowed_origins` are the other
-    sites that may open a socket or a stream.
+    with 401, on a socket with 4403; KeysUnavailable is answered with 503, on a socket with 1013. `make_context` is
+    called for each request with its viewer, and for each socket with None, before its token is known. Files are spooled
+    into `scratch` only for a viewer. A JSON body may have `json_bytes`. `streams` are those that have to end before the
+    process can stop. `allowed_origins` are the other sites that may open a socket or a stream.
     """
     return type(
         "HeirloomController",

@@ -40,20 +40,29 @@ ITEMS: Final = ("edges", "nodes")  # of a connection: what there are `first` of
 # For what asks the database or the storage by itself, which takes as long as fifty fields: each root field, each that
 # takes `first`, and these.
 STATEMENT: Final = 50
+ROW: Final = 5  # of a list that takes `first`: to read it takes as long as five fields
+TEXT: Final = 25
 DEAR: Final = {
     "MediaConnection.totalCount": STATEMENT,
     "UploadSession.parts": STATEMENT,
     "UploadSession.uploadedParts": STATEMENT,
+    # What people write may be long, and under many names it is sent many times.
+    "Media.description": TEXT,
+    "Media.altText": TEXT,
+    "Media.exif": TEXT,
+    "Person.biography": TEXT,
+    "Profile.bio": TEXT,
+    "UploadPart.url": 20,
     # An Argon2 hash takes longer than a page of a hundred media.
-    "Mutation.login": 1_000,
-    "Mutation.register": 1_000,
+    "Mutation.login": 10_000,
+    "Mutation.register": 10_000,
 }
 # How long a list is that takes no `first`, at most or (~) as a rule.
 SIZES: Final = {
     "Media.variants": len(VariantName),
     "MediaBatchPayload.results": 100,  # ~ settings.max_page and max_files
     "UploadSession.headers": 3,
-    "UploadPart.headers": 3,
+    "UploadPart.headers": 1,  # ~
     "UploadSession.parts": 100,  # ~ each operation has a budget of signatures besides: promises.MOST_PARTS
     "UploadSession.uploadedParts": 100,  # ~
     "Viewer.uploadSessions": 10,  # ~ promises.OPEN_AT_ONCE are the most
@@ -185,7 +194,7 @@ class _Costs:
         is_list = is_list_type(get_nullable_type(definition.type))
         if PAGE in definition.args:
             size = self._page(node, definition)
-            return size + (size * below.once if is_list else below.once + size * below.each)
+            return size * ROW + (size * below.once if is_list else below.once + size * below.each)
         size = SIZES.get(f"{parent.name}.{node.name.value}", OTHER_SIZE) if is_list else 1
         return size * below.once
 

@@ -6,7 +6,7 @@ The cheap bounds come before the dear ones. What a document is found to be is re
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from graphql import (
     GraphQLError,
     GraphQLSchema,
     OperationDefinitionNode,
+    OverlappingFieldsCanBeMergedRule,
     get_operation_ast,
     parse,
     recommended_rules,
@@ -30,9 +31,14 @@ from graphql_schema.cost import Cost, cost, page_variables
 from graphql_schema.limits import MAX_TOKENS, Limits, faults, faults_of_values, too_complex
 from graphql_schema.trusted import TrustedDocuments
 
+# Texts are kept, too, and with them what comments and strings say: 4 bytes a letter, three times at most.
+LETTERS_A_TOKEN: Final = 32
 CACHED_COSTS: Final = 50  # of one document, with other pages
 RULES: Final = (*specified_rules, *recommended_rules, MaybeNullValidationRule)
-MAX_ERRORS: Final = 20  # of one document; for each, names that were perhaps meant are looked for
+# All that can say what was perhaps meant, and not the dearest.
+HELPFUL_RULES: Final = tuple(rule for rule in RULES if rule is not OverlappingFieldsCanBeMergedRule)
+MAX_ERRORS: Final = 20  # of one document
+HELPED_ERRORS: Final = 5  # for so many, names that were perhaps meant are looked for, which takes a millisecond each
 INTROSPECTION_COST: Final = 130_000  # GraphiQL's is 84,000 and takes 25 ms: once, and not twice
 
 # The only bound on a comparison of all fields with each other; stock, it takes a second. A dozen
@@ -49,6 +55,7 @@ class Prepared:
     def __init__(self, schema: GraphQLSchema, text: str) -> None:
         """Raises GraphQLSyntaxError."""
         self.document: DocumentNode = parse(text, max_tokens=MAX_TOKENS)
+        self.weight = self.document.token_count + len(text) // LETTERS_A_TOKEN
         self._schema = schema
         self._faults: dict[Limits, list[GraphQLError]] = {}
         self._pages: tuple[str, ...] | None = None
@@ -60,7 +67,10 @@ class Prepared:
         return self._faults[limits]
 
     def _validated(self) -> list[GraphQLError]:
-        found = validate(self._schema, self.document, RULES, max_errors=MAX_ERRORS)
+        found = validate(self._schema, self.document, RULES, max_errors=MAX_ERRORS, hide_suggestions=True)
+        if 0 < len(found) <= HELPED_ERRORS:
+            helpful = validate(self._schema, self.document, HELPFUL_RULES, max_errors=MAX_ERRORS)
+            found = helpful if len(helpful) == len(found) else found
         # A literal that can't be parsed is the document's fault, whatever was raised: CodedErrors would not know it.
         return [GraphQLError(error.message, error.nodes) if error.original_error else error for error in found]
 
@@ -80,7 +90,7 @@ class Prepared:
 
 
 class PreparedDocuments:
-    """Those last used, up to so many tokens in all."""
+    """Those last used, up to so many tokens in all, or letters in place of them."""
 
     def __init__(self, schema: GraphQLSchema, *, most_tokens: int) -> None:
         self._schema = schema
@@ -94,10 +104,10 @@ class PreparedDocuments:
             self._prepared.move_to_end(text)
             return self._prepared[text]
         prepared = self._prepared[text] = Prepared(self._schema, text)
-        self._tokens += prepared.document.token_count
+        self._tokens += prepared.weight
         while self._tokens > self._most_tokens:
             _, dropped = self._prepared.popitem(last=False)
-            self._tokens -= dropped.document.token_count
+            self._tokens -= dropped.weight
         return prepared
 
 
@@ -132,7 +142,7 @@ class Documents(SchemaExtension):
             context.graphql_document = self._prepared.document
         yield
 
-    def on_validate(self) -> Iterator[None]:
+    async def on_validate(self) -> AsyncIterator[None]:
         assert self._prepared is not None
         settings = self._context.services.settings
         self.execution_context.pre_execution_errors = (
@@ -140,6 +150,8 @@ class Documents(SchemaExtension):
             or self._prepared.faults(Limits(settings.max_depth, settings.max_aliases))
             or self._charge(self._prepared, settings.max_cost, settings.max_page)
         )
+        if not self.execution_context.pre_execution_errors:
+            await self._context.pay()
         yield
 
     def get_results(self) -> dict[str, Any]:
@@ -155,8 +167,9 @@ class Documents(SchemaExtension):
     def _charge(self, prepared: Prepared, limit: int, most: int) -> list[GraphQLError]:
         operation = get_operation_ast(prepared.document, self.execution_context.operation_name)
         assert operation is not None
+        self._forget_undeclared(operation)
         found = prepared.cost(operation, self.execution_context.variables, most)
-        self._cost = found.operation
+        self._cost = self._context.cost = found.operation
         # With what the other operations of a batch have cost.
         self._context.spending.cost += found.operation
         self._context.spending.introspection += found.introspection
@@ -165,3 +178,10 @@ class Documents(SchemaExtension):
         if self._context.spending.cost > limit:
             return [too_complex("operation", "cost", self._context.spending.cost, limit, operation)]
         return []
+
+    def _forget_undeclared(self, operation: OperationDefinitionNode) -> None:
+        """Variables that nothing reads: a subscription would keep them for as long as it is open."""
+        variables = self.execution_context.variables or {}
+        declared = {definition.variable.name.value for definition in operation.variable_definitions or ()}
+        for name in variables.keys() - declared:
+            del variables[name]

@@ -17,11 +17,13 @@ from strawberry.utils.str_converters import to_camel_case
 from app.db import BUSY_ERRORS
 from app.errors import ErrorCode as Code
 from app.errors import HeirloomError
+from app.issuers import KeysUnavailable
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+MESSAGE_CHARACTERS = 1000  # graphql-core quotes what it was given, a megabyte too
 MASKED = "Something went wrong on our side."
 BUSY = "The database is busy. Try again in a moment."
 BUSY_CODE = "SERVICE_UNAVAILABLE"
@@ -90,8 +92,8 @@ def _told(error: GraphQLError, cause: Exception | None) -> tuple[str, dict[str, 
     """The message and the extensions of an error with this cause."""
     if isinstance(cause, HeirloomError):
         return cause.message, {"code": cause.code.value}
-    if isinstance(cause, BUSY_ERRORS):
-        return BUSY, {"code": BUSY_CODE}
+    if isinstance(cause, (*BUSY_ERRORS, KeysUnavailable)):
+        return str(cause) if isinstance(cause, KeysUnavailable) else BUSY, {"code": BUSY_CODE}
     # Of a socket or a stream alone: an answer has an HTTP status for these.
     if isinstance(cause, InvalidOperationTypeError):
         return MUTATION_BY_GET, {"code": "METHOD_NOT_ALLOWED"}
@@ -99,7 +101,7 @@ def _told(error: GraphQLError, cause: Exception | None) -> tuple[str, dict[str, 
         return error.message, {"code": "BAD_REQUEST"}
     if cause is None or isinstance(cause, GraphQLError):
         code = "GRAPHQL_VALIDATION_FAILED" if error.path is None else Code.BAD_INPUT.value
-        return error.message, {"code": code, **(error.extensions or {})}
+        return error.message[:MESSAGE_CHARACTERS], {"code": code, **(error.extensions or {})}
     return MASKED, unexpected(cause, "/".join(map(str, error.path or ["the operation"])))
 
 

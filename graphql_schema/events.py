@@ -30,6 +30,16 @@ class MediaEvent:
 
 
 @strawberry.type
+class EventQuery:
+    @strawberry.field(
+        description="The place of this moment among `mediaEvents`. Take it before you read lists: who follows from\n"
+        "there misses nothing, though something that the lists show already may come too."
+    )
+    async def events_cursor(self, info: Info) -> str:
+        return await media_events.cursor_of_now(info.context.services, info.context.viewer)
+
+
+@strawberry.type
 class EventSubscription:
     @strawberry.subscription(
         description="Every event of the media that the viewer can see. With `after`, first what happened since.\n"
@@ -42,4 +52,5 @@ class EventSubscription:
         told = media_events.follow(info.context.services, info.context.viewer, after=after, entity_id=entity)
         async with aclosing(told) as happenings:
             async for happening in happenings:
+                await info.context.pace()
                 yield view(MediaEvent, happening)

@@ -9,10 +9,12 @@ import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from functools import cached_property, partial
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from app import accounts, entities, media, people, profiles, similar, upload_sessions
 from app.access import Viewer
+from app.read_cache import Fetch, Reads
 from app.similar import LookAlike, Search
 from app.tables import Entity, Media, Person, Profile, UserAccount, Variant
 from app.wiring import Services
@@ -20,6 +22,8 @@ from storage.base import StoredPart
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
+
+Kept: TypeAlias = Callable[[Fetch[K, V]], Fetch[K, V]]
 
 LOADED: Final = "heirloom-loaded"
 
@@ -32,10 +36,10 @@ class Loaded:
     """
 
     loader: Callable[[Loaders], Loader[Any, Any]]
-    key: Callable[[Any], Any]
+    key: str  # the attribute that has it
 
 
-def loaded(loader: Callable[[Loaders], Loader[Any, Any]], key: Callable[[Any], Any]) -> dict[str, Loaded]:
+def loaded(loader: Callable[[Loaders], Loader[Any, Any]], key: str) -> dict[str, Loaded]:
     """The metadata of such a field."""
     return {LOADED: Loaded(loader, key)}
 
@@ -66,12 +70,10 @@ class Loader(Generic[K, V]):
             await asyncio.shield(batch)
         return [found[key] for key in keys]
 
-    def knows(self, key: K) -> bool:
-        return key in self._found
-
-    def known(self, key: K) -> V:
-        """Raises KeyError for what it doesn't know."""
-        return self._found[key]
+    @property
+    def found(self) -> Mapping[K, V]:
+        """What it knows, until it is cleared."""
+        return self._found
 
     def clear_all(self) -> None:
         # What is under way goes on for those who wait for it, and is not remembered.
@@ -97,7 +99,7 @@ class Loader(Generic[K, V]):
         # Once more around: those that a sibling's answer has just woken ask now, too.
         await asyncio.sleep(0)
         if self._gathering is keys:
-            self._gathering = None
+            self._gathering = self._gathering_for = None
         try:
             found.update(await self._fetch(list(keys)))
         finally:
@@ -111,53 +113,112 @@ def _looked_at(batch: asyncio.Future[None]) -> None:
         batch.exception()
 
 
-def _one_each(load: Callable[[Sequence[K]], Awaitable[Sequence[V]]], key: Callable[[V], K]) -> Loader[K, V | None]:
+def _not_kept(fetch: Fetch[K, V]) -> Fetch[K, V]:
+    return fetch
+
+
+def _one_each(
+    load: Callable[[Sequence[K]], Awaitable[Sequence[V]]], key: Callable[[V], K], kept: Kept[K, V | None] = _not_kept
+) -> Loader[K, V | None]:
     async def fetch(keys: list[K]) -> dict[K, V | None]:
         found = {key(row): row for row in await load(keys)}
         return {wanted: found.get(wanted) for wanted in keys}
 
-    return Loader(fetch)
+    return Loader(kept(fetch))
 
 
-def _many_each(load: Callable[[Sequence[K]], Awaitable[Sequence[V]]], key: Callable[[V], K]) -> Loader[K, list[V]]:
+def _many_each(
+    load: Callable[[Sequence[K]], Awaitable[Sequence[V]]], key: Callable[[V], K], kept: Kept[K, list[V]] = _not_kept
+) -> Loader[K, list[V]]:
     async def fetch(keys: list[K]) -> dict[K, list[V]]:
         found: dict[K, list[V]] = {wanted: [] for wanted in keys}
         for row in await load(keys):
             found[key(row)].append(row)
         return found
 
-    return Loader(fetch)
+    return Loader(kept(fetch))
 
 
 class Loaders:
-    def __init__(self, services: Services, viewer: Viewer | None) -> None:
-        self.users: Loader[uuid.UUID, UserAccount | None] = _one_each(accounts.load, lambda user: user.id)
-        self.entities: Loader[uuid.UUID, Entity | None] = _one_each(
-            lambda ids: entities.load(viewer, ids), lambda entity: entity.id
-        )
-        self.people: Loader[uuid.UUID, Person | None] = _one_each(people.details, lambda person: person.entity)
-        self.profiles: Loader[uuid.UUID, Profile | None] = _one_each(profiles.details, lambda profile: profile.entity)
-        self.profiles_of_people: Loader[uuid.UUID, Entity | None] = _of_people(viewer)
-        self.media: Loader[uuid.UUID, Media | None] = _one_each(lambda ids: media.load(viewer, ids), lambda row: row.id)
-        self.in_slots: Loader[tuple[uuid.UUID, str], Media | None] = _one_each(
-            lambda places: media.in_slots(viewer, places), lambda row: (row.entity, row.slot)
-        )
-        self.variants: Loader[uuid.UUID, list[Variant]] = _many_each(media.variants_of, lambda row: row.media)
-        self.similar: Loader[Search, list[LookAlike]] = _similar(viewer)
-        self.arrived: Loader[uuid.UUID, Sequence[StoredPart]] = _arrived(services, viewer)
+    """What `reads` keeps from one operation to the next goes by the ids of what it is about."""
+
+    def __init__(self, services: Services, viewer: Viewer | None, reads: Reads) -> None:
+        self._services = services
+        self._viewer = viewer
+        self._reads = reads
+
+    # Each is made when it is first asked for: all ten would be a tenth of what a small request takes.
+
+    @cached_property
+    def users(self) -> Loader[uuid.UUID, UserAccount | None]:
+        return _one_each(accounts.load, lambda user: user.id)
+
+    @cached_property
+    def entities(self) -> Loader[uuid.UUID, Entity | None]:
+        load = partial(entities.load, self._viewer)
+        return _one_each(load, lambda entity: entity.id, self._reads.kept("entity", _itself))
+
+    @cached_property
+    def people(self) -> Loader[uuid.UUID, Person | None]:
+        return _one_each(people.details, lambda person: person.entity, self._reads.kept("person", _itself))
+
+    @cached_property
+    def profiles(self) -> Loader[uuid.UUID, Profile | None]:
+        return _one_each(profiles.details, lambda profile: profile.entity, self._reads.kept("profile", _itself))
+
+    @cached_property
+    def profiles_of_people(self) -> Loader[uuid.UUID, Entity | None]:
+        return _of_people(self._viewer, self._reads)
+
+    @cached_property
+    def media(self) -> Loader[uuid.UUID, Media | None]:
+        return _one_each(partial(media.load, self._viewer), lambda row: row.id)
+
+    @cached_property
+    def in_slots(self) -> Loader[tuple[uuid.UUID, str], Media | None]:
+        load = partial(media.in_slots, self._viewer)
+        return _one_each(load, lambda row: (row.entity, row.slot), self._reads.kept("slot", _entity_of))
+
+    @cached_property
+    def variants(self) -> Loader[uuid.UUID, list[Variant]]:
+        return _many_each(media.variants_of, _media_of, self._reads.kept("variants", _itself))
+
+    @cached_property
+    def similar(self) -> Loader[Search, list[LookAlike]]:
+        return _similar(self._viewer)
+
+    @cached_property
+    def arrived(self) -> Loader[uuid.UUID, Sequence[StoredPart]]:
+        return _arrived(self._services, self._viewer)
 
     def clear_all(self) -> None:
-        loaders: list[Loader[Any, Any]] = list(vars(self).values())
-        for loader in loaders:
-            loader.clear_all()
+        for loader in vars(self).values():
+            if isinstance(loader, Loader):
+                loader.clear_all()
 
 
-def _of_people(viewer: Viewer | None) -> Loader[uuid.UUID, Entity | None]:
+def _entity_of(place: tuple[uuid.UUID, str], _: Any) -> Sequence[uuid.UUID]:
+    return place[:1]
+
+
+def _media_of(variant: Variant) -> uuid.UUID:
+    media_id: uuid.UUID = vars(variant)["media"]  # past Piccolo's descriptor: a page has 500
+    return media_id
+
+
+def _itself(key: uuid.UUID, _: Any) -> Sequence[uuid.UUID]:
+    return (key,)
+
+
+def _of_people(viewer: Viewer | None, reads: Reads) -> Loader[uuid.UUID, Entity | None]:
     async def fetch(people_ids: list[uuid.UUID]) -> dict[uuid.UUID, Entity | None]:
         found = await profiles.of_people(viewer, people_ids)
         return {person_id: found.get(person_id) for person_id in people_ids}
 
-    return Loader(fetch)
+    def about(person_id: uuid.UUID, profile: Entity | None) -> Sequence[uuid.UUID]:
+        return (person_id, profile.id) if profile else (person_id,)
+
+    return Loader(reads.kept("profile of a person", about)(fetch))
 
 
 def _similar(viewer: Viewer | None) -> Loader[Search, list[LookAlike]]:

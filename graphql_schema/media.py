@@ -24,6 +24,7 @@ from graphql_schema.nodes import Node, User, known, known_each
 from graphql_schema.paging import Connection
 from graphql_schema.scalars import JSON, BigInt
 from graphql_schema.similar import SimilarMedia
+from graphql_schema.sources import signed_by
 from processing.failures import FailureCode
 from processing.kinds import MediaKind
 from processing.variants import VariantName
@@ -63,7 +64,7 @@ class Variant:
     height: int
     size_bytes: BigInt
 
-    @strawberry.field
+    @strawberry.field(metadata=signed_by("storage_key"))
     def url(self, root: strawberry.Parent[tables.Variant], info: Info) -> str:
         return signed(info, root.storage_key).url
 
@@ -119,12 +120,12 @@ class Media(Node):
         latitude: float | None = root.latitude
         return None if latitude is None else view(GeoPoint, root)
 
-    @strawberry.field(metadata=loaded(lambda loaders: loaders.entities, lambda row: row.entity))
+    @strawberry.field(metadata=loaded(lambda loaders: loaders.entities, "entity"))
     async def entity(self, root: Row, info: Info) -> Annotated[Entity, strawberry.lazy("graphql_schema.people")] | None:
         found = await info.context.loaders.entities.load(root.entity) if root.entity else None
         return cast("Entity | None", found)
 
-    @strawberry.field(metadata=loaded(lambda loaders: loaders.users, lambda row: row.owner))
+    @strawberry.field(metadata=loaded(lambda loaders: loaders.users, "owner"))
     async def owner(self, root: Row, info: Info) -> User:
         return view(User, await info.context.loaders.users.load(root.owner))
 
@@ -141,7 +142,7 @@ class Media(Node):
         original = signed_original(info, root)
         return original.expires_at if original else None
 
-    @strawberry.field(metadata=loaded(lambda loaders: loaders.variants, lambda row: row.id))
+    @strawberry.field(metadata=loaded(lambda loaders: loaders.variants, "id"))
     async def variants(self, root: Row, info: Info) -> list[Variant]:
         return view(list[Variant], await info.context.loaders.variants.load(root.id))
 

@@ -29,7 +29,7 @@ class Entity(Node):
     created_at: datetime
     updated_at: datetime
 
-    @strawberry.field(metadata=loaded(lambda loaders: loaders.users, lambda row: row.owner))
+    @strawberry.field(metadata=loaded(lambda loaders: loaders.users, "owner"))
     async def owner(self, root: Row, info: Info) -> User:
         return view(User, await info.context.loaders.users.load(root.owner))
 
@@ -44,15 +44,16 @@ class Entity(Node):
         first: int | None = 30,
         after: str | None = None,
     ) -> MediaConnection:
-        page = await media.of_entity(
-            info.context.viewer,
-            root,
-            slot=slot,
-            which=as_filter(filter),
-            order=as_order(order_by),
-            first=first,
-            after=after,
-            most=info.context.services.settings.max_page,
+        which, order, most = as_filter(filter), as_order(order_by), info.context.services.settings.max_page
+        reads = await info.context.reads(info.operation.operation)
+        page = await reads.page(
+            "media of an entity",
+            root.id,
+            (slot, which),
+            (order.name, first, after),
+            lambda: media.of_entity(
+                info.context.viewer, root, slot=slot, which=which, order=order, first=first, after=after, most=most
+            ),
         )
         return view(MediaConnection, page)
 
@@ -189,6 +190,7 @@ class PeopleQuery:
 
 
 async def _entity(info: Info, given: strawberry.ID, kind: EntityKind) -> tables.Entity | None:
+    await info.context.reads(info.operation.operation)
     found = await info.context.loaders.entities.load(known(given))
     return found if found and found.kind == kind else None
 

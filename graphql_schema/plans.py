@@ -1,23 +1,29 @@
 """Selections of which the answers can be read straight from rows, without asking graphql-core about each field.
 
 Read are attributes, sync resolvers of scalars, and what loaders have brought; values are scalars, enums, objects, and
-lists of these, each plain: of just the type that is expected. Whatever else is met is NOT_PLAIN, errors too, and
-graphql-core does the whole field anew. That changes nothing: what is read here only reads.
+lists of these, each plain: of just the type that is expected. Whatever else is met is NotPlain, errors too, and
+graphql-core does the whole object anew. That changes nothing: what is read here only reads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final, TypeAlias, cast
 
 from graphql import (
+    DirectiveNode,
+    FragmentDefinitionNode,
     GraphQLNamedType,
     GraphQLNonNull,
     GraphQLObjectType,
     GraphQLOutputType,
     GraphQLSchema,
+    OperationDefinitionNode,
     TypeNameMetaFieldDef,
+    VariableNode,
     get_named_type,
     is_abstract_type,
     is_list_type,
@@ -26,12 +32,17 @@ from graphql import (
 from graphql.execution.collect_fields import CollectedFields, FieldDetails
 from graphql.pyutils import is_awaitable
 
-from graphql_schema.leaves import NOT_PLAIN, Leaf, leaf_of
+from graphql_schema.leaves import Leaf, NotPlain, leaf_of
 from graphql_schema.loaders import Loaded, Loader
-from graphql_schema.sources import ContextOnly, Get, source_of
+from graphql_schema.readers import ByClass, Function, Reading, completer, ignore, reader, wanter
+from graphql_schema.sources import Source, source_of
 
 Fields: TypeAlias = dict[str, list[FieldDetails]]
 Wanted: TypeAlias = dict[Loader[Any, Any], set[Any]]
+Collect: TypeAlias = Callable[[GraphQLObjectType, Any], CollectedFields]
+
+MOST_SELECTIONS: Final = 16  # that one operation's variables may choose between, and of which the plans are kept
+_SHAPES: Final = frozenset({"", "?", "[", "?[", "[?", "?[?"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,156 +50,134 @@ class TypeInfo:
     """What telling an object's type takes of graphql-core's own Info."""
 
     schema: GraphQLSchema
-    context: Any
     field_name: str
     is_awaitable: Callable[[Any], Any] = is_awaitable
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Step:
-    """A field that may be read: what tells its value, and what tells the answer that the value stands for."""
+    """A field that may be read: what tells its value, and what tells the answer that the value stands for.
+
+    `shape` is that of objects: `?` where null may be, `[` where a list is. Without a source its type's name is it.
+    """
 
     name: str  # in the answer
-    get: Get
-    exact: type | None  # a value of this type is its own answer
-    complete: Leaf
-    loaded: Loaded | None = None
+    source: Source | None = None
+    leaf: Leaf | None = None
     below: Selection | None = None
+    shape: str = ""
+    typename: str = ""
+    place: int = -1  # among the operation's steps that need a loader
+    _completed: Function | None = None
+
+    @property
+    def loads_below(self) -> bool:
+        return self.below is not None and self.below.loads
+
+    @property
+    def completed(self) -> Function:
+        if self._completed is None:
+            self._completed = completer(self)
+        return self._completed
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Plan:
     """How the fields of one type are read."""
 
     parent: GraphQLObjectType
-    fields: Fields  # all of them; by their identity the plan is found again, so they must live as long
+    fields: Sequence[str]  # names in the answer, of all of them
     steps: Sequence[Step]
     loading: Sequence[Step]  # those that need a loader, themselves or somewhere below
-    left: frozenset[str]  # the fields that are never read here
+    left: frozenset[str]  # the names of the fields that are never read here
+    readers: ByClass = field(init=False)
+    wanters: ByClass = field(init=False)
 
-    def read(self, row: Any) -> tuple[dict[str, Any], Sequence[str]]:
-        """The answer, and the names of the fields that are missing from it."""
-        answer: dict[str, Any] = dict.fromkeys(self.fields)
-        failed = []
-        for step in self.steps:
-            try:
-                value = step.get(row)
-                if type(value) is not step.exact:
-                    value = step.complete(value)
-            except Exception:
-                value = NOT_PLAIN
-            if value is NOT_PLAIN:
-                failed.append(step.name)
-            else:
-                answer[step.name] = value
-        if not failed and not self.left:
-            return answer, ()
-        return answer, [name for name in self.fields if name in self.left or name in failed]
-
-    def want(self, row: Any, wanted: Wanted, loaders: Any) -> None:
-        """Add the keys that loaders don't know yet."""
-        for step in self.loading:
-            try:
-                if step.loaded is not None:
-                    loader, key = step.loaded.loader(loaders), step.loaded.key(row)
-                    if key is not None and not loader.knows(key):
-                        wanted.setdefault(loader, set()).add(key)
-                        continue
-                if step.below is not None and step.below.loads:
-                    value = step.get(row)
-                    for each in value if type(value) is list else [value]:
-                        step.below.want(each, wanted, loaders)
-            except Exception:  # noqa: S112 - a row that isn't what it should be: its fields will tell
-                continue
+    def __post_init__(self) -> None:
+        self.readers = ByClass(partial(reader, self))
+        self.wanters = ByClass(partial(wanter, self), otherwise=ignore)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Selection:
-    """What is selected of objects, by the name of their type."""
+    """What is selected of objects, by the name of their type; `only` is the plan where this can but be one."""
 
     plans: Mapping[str, Plan]
-    type_name: Callable[[Any], Any]
-    info: Any
+    readers: Mapping[str, ByClass]
+    only: Plan | None
     loads: bool
-    may_be_whole: bool  # for some of the types nothing is left to graphql-core
+    type_name: Callable[[Any], Any]
 
-    def read(self, row: Any) -> Any:
-        plan = self._plan(row)
-        if plan is None or plan.left:
-            return NOT_PLAIN
-        answer, missing = plan.read(row)
-        return NOT_PLAIN if missing else answer
+    def read(self, row: Any, reading: Reading) -> Any:
+        return self.readers[self._name(row)][type(row)](row, reading)
 
-    def want(self, row: Any, wanted: Wanted, loaders: Any) -> None:
-        if plan := self._plan(row):
-            plan.want(row, wanted, loaders)
+    def want(self, row: Any, reading: Reading) -> None:
+        if row is not None:
+            self.plans[self._name(row)].wanters[type(row)](row, reading)
 
-    def _plan(self, row: Any) -> Plan | None:
-        """None for what is no object, or of none of the types."""
+    def _name(self, row: Any) -> Any:
         if row is None or isinstance(row, Exception) or is_awaitable(row):
-            return None
-        plan = self.plans.get(self.type_name(row))
-        is_type_of = plan.parent.is_type_of if plan else None
-        return plan if is_type_of is None or is_type_of(row, self.info) is True else None
+            raise NotPlain
+        return self.type_name(row)
 
 
-class Planner:
-    """The plans of one operation."""
+class Plans:
+    """The plans of an operation, with just what its variables select of it."""
 
-    def __init__(
-        self,
-        schema: GraphQLSchema,
-        context: Any,
-        *,
-        type_resolver: Callable[[Any, Any, Any], Any],
-        collect: Callable[[GraphQLObjectType, Any], CollectedFields],
-    ) -> None:
+    def __init__(self, schema: GraphQLSchema, type_resolver: Callable[[Any, Any, Any], Any]) -> None:
+        self.loading: list[Step] = []  # those that are loaded, by their places
         self._schema = schema
-        self._info = ContextOnly(context)
         self._type_resolver = type_resolver
-        self._collect = collect
-        self._plans: dict[tuple[str, int], Plan] = {}
+        self._plans: dict[Any, Plan] = {}
 
-    def plan(self, parent: GraphQLObjectType, fields: Fields) -> Plan:
-        key = (parent.name, id(fields))
+    def plan(self, parent: GraphQLObjectType, fields: Fields, collect: Collect) -> Plan:
+        # Its nodes are the document's, and so as long there as this is.
+        key = (parent.name, *(id(each.node) for details in fields.values() for each in details))
         if key not in self._plans:
-            found = [self._step(parent, name, details) for name, details in fields.items()]
-            known = [step for step in found if step is not None]
-            steps = [step for step in known if step.below is None or step.below.may_be_whole]
-            loading = [step for step in known if step.loaded or (step.below and step.below.loads)]
+            found = [self._step(parent, name, details, collect) for name, details in fields.items()]
+            steps = [step for step in found if step is not None]
+            loading = [step for step in steps if isinstance(step.source, Loaded) or step.loads_below]
             left = frozenset(fields) - {step.name for step in steps}
-            self._plans[key] = Plan(parent, fields, steps, loading, left)
+            self._plans[key] = Plan(parent, list(fields), steps, loading, left)
         return self._plans[key]
 
-    def _step(self, parent: GraphQLObjectType, name: str, details: list[FieldDetails]) -> Step | None:
+    def _step(self, parent: GraphQLObjectType, name: str, details: list[FieldDetails], collect: Collect) -> Step | None:
         """None for a field that graphql-core executes."""
         definition = self._schema.get_field(parent, details[0].node.name.value)
         if definition is TypeNameMetaFieldDef:
-            return Step(name, lambda _: parent.name, str, lambda value: value)
-        if definition is None or (source := source_of(definition, self._info)) is None:
+            return Step(name, typename=parent.name)
+        if definition is None or (source := source_of(definition)) is None:
             return None
-        get, loaded = source
-        complete, exact = leaf_of(definition.type)
-        if complete is not None:
-            return Step(name, get, exact, complete, loaded)
-        below = self._selection(get_named_type(definition.type), details)
-        return Step(name, get, None, _completion(definition.type, below), loaded, below)
+        leaf = leaf_of(definition.type)
+        if leaf is not None:
+            return self._placed(Step(name, source, leaf))
+        shape = _shape(definition.type)
+        below = self._selection(get_named_type(definition.type), details, collect)
+        return self._placed(Step(name, source, below=below, shape=shape)) if below and shape in _SHAPES else None
 
-    def _selection(self, type_: GraphQLNamedType, details: list[FieldDetails]) -> Selection:
-        info: Any = TypeInfo(self._schema, self._info.context, details[0].node.name.value)
+    def _placed(self, step: Step) -> Step:
+        if isinstance(step.source, Loaded):
+            step.place = len(self.loading)
+            self.loading.append(step)
+        return step
+
+    def _selection(self, type_: GraphQLNamedType, details: list[FieldDetails], collect: Collect) -> Selection | None:
+        """None where graphql-core executes something of it."""
+        info = TypeInfo(self._schema, details[0].node.name.value)
         possible = self._schema.get_possible_types(type_) if is_abstract_type(type_) else [type_]
         plans = {}
         for each in cast("Sequence[GraphQLObjectType]", possible):
-            collected = self._collect(each, details)
-            plan = self.plan(each, collected.grouped_field_set)
-            if not collected.new_defer_usages:
-                plans[each.name] = plan
+            collected = collect(each, details)
+            plan = plans[each.name] = self.plan(each, collected.grouped_field_set, collect)
+            if collected.new_defer_usages or plan.left:
+                return None
+        readers = {name: ByClass(partial(reader, plan, info=info)) for name, plan in plans.items()}
         return Selection(
             plans,
-            self._type_name(type_, info),
-            info,
+            readers,
+            only=None if is_abstract_type(type_) else plans[type_.name],
             loads=any(plan.loading for plan in plans.values()),
-            may_be_whole=not all(plan.left for plan in plans.values()),
+            type_name=self._type_name(type_, info),
         )
 
     def _type_name(self, type_: GraphQLNamedType, info: Any) -> Callable[[Any], Any]:
@@ -198,23 +187,76 @@ class Planner:
         return lambda row: resolve(row, info, type_)
 
 
-def _completion(type_: GraphQLOutputType, below: Selection) -> Leaf:
-    """Of objects, or lists of them."""
+def _shape(type_: GraphQLOutputType) -> str:
+    """Of objects, from the outside in."""
     if not is_non_null_type(type_):
-        complete = _completion(GraphQLNonNull(cast("Any", type_)), below)
-        return lambda value: None if value is None else complete(value)
-    if not is_list_type(type_.of_type):
-        return below.read
-    each = _completion(type_.of_type.of_type, below)
+        return "?" + _shape(GraphQLNonNull(cast("Any", type_)))
+    return "[" + _shape(type_.of_type.of_type) if is_list_type(type_.of_type) else ""
 
-    def rows(values: Any) -> Any:
-        if type(values) is not list:
-            return NOT_PLAIN
-        answers = []
-        for value in values:
-            answers.append(answer := each(value))
-            if answer is NOT_PLAIN:
-                return NOT_PLAIN
-        return answers
 
-    return rows
+def wanted(reading: Reading) -> Wanted:
+    """The keys that loaders have yet to bring: of what was read so far, and of what is below that and there already."""
+    missing: Wanted = {}
+    looked = True
+    while looked:
+        looked = False
+        for keys, answers in zip(reading.wanted, reading.answers, strict=True):
+            keys.discard(None)
+            if unknown := keys.difference(answers.loader.found):
+                missing.setdefault(answers.loader, set()).update(unknown)
+            if answers.step.loads_below:
+                for key in keys - unknown - answers.looked_below:
+                    looked = True
+                    answers.looked_below.add(key)
+                    _want_below(answers.step, answers.loader.found[key], reading)
+    return missing
+
+
+def _want_below(step: Step, value: Any, reading: Reading) -> None:
+    assert step.below is not None
+    with suppress(Exception):  # a row that isn't what it should be: its fields will tell
+        for row in value if "[" in step.shape else [value]:
+            step.below.want(row, reading)
+
+
+_CONDITIONS: Final = frozenset({"skip", "include"})
+_KEPT: Final = "_heirloom_plans"
+
+
+def plans_of(
+    operation: OperationDefinitionNode,
+    fragments: Mapping[str, FragmentDefinitionNode],
+    variables: Mapping[str, Any],
+    schema: GraphQLSchema,
+    type_resolver: Callable[[Any, Any, Any], Any],
+) -> Plans:
+    """Kept with the operation, and gone with its document: `documents` says how many there are."""
+    kept: tuple[Sequence[str], dict[Any, Plans]] | None = vars(operation).get(_KEPT)
+    if kept is None:
+        kept = vars(operation)[_KEPT] = (_deciding(operation, fragments), {})
+    deciding, by_values = kept
+    key = (schema, type_resolver, *(variables.get(name) for name in deciding))
+    if key not in by_values:
+        if len(by_values) >= MOST_SELECTIONS:
+            by_values.clear()
+        by_values[key] = Plans(schema, type_resolver)
+    return by_values[key]
+
+
+def _deciding(operation: OperationDefinitionNode, fragments: Mapping[str, FragmentDefinitionNode]) -> list[str]:
+    """The variables by which fields are skipped or included, anywhere in the document."""
+    found: set[str] = set()
+    ahead: list[Any] = [operation, *fragments.values()]
+    while ahead:
+        node = ahead.pop()
+        for directive in node.directives or ():
+            found |= _variables(directive)
+        if below := getattr(node, "selection_set", None):
+            ahead += below.selections
+    return sorted(found)
+
+
+def _variables(directive: DirectiveNode) -> set[str]:
+    if directive.name.value not in _CONDITIONS:
+        return set()
+    return {each.value.name.value for each in directive.arguments or () if isinstance(each.value, VariableNode)}

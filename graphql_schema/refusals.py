@@ -12,11 +12,13 @@ from litestar.datastructures.headers import Accept
 from litestar.exceptions import HTTPException
 
 from app.db import BUSY_ERRORS
-from app.errors import Unauthenticated
+from app.errors import RateLimited, Unauthenticated
+from app.issuers import KeysUnavailable
 from graphql_schema.errors import BUSY, BUSY_CODE, MASKED, unexpected
 
 JSON = "application/json"
 GRAPHQL_RESPONSE = "application/graphql-response+json"
+ACCEPT_CHARACTERS = 1000  # browsers send 150; to read a long one takes seconds
 CODES = {400: "BAD_REQUEST", 404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "PAYLOAD_TOO_LARGE"}
 
 
@@ -90,7 +92,8 @@ def negotiate(request: Request[Any, Any, Any]) -> str:
 
 def best_match(request: Request[Any, Any, Any], types: tuple[str, ...]) -> str:
     """Which of these the client would rather have; JSON if it says nothing of them."""
-    return _best_match(request.headers.get("accept", "*/*"), types)
+    accept = request.headers.get("accept", "*/*")
+    return _best_match(accept, types) if len(accept) <= ACCEPT_CHARACTERS else JSON
 
 
 @lru_cache(maxsize=64)  # clients say the same again and again, and to read it costs 15 µs
@@ -137,6 +140,14 @@ def _on_unauthenticated(request: Request[Any, Any, Any], error: Unauthenticated)
     return refuse(request, 401, error.code, error.message, {"WWW-Authenticate": "Bearer"})  # RFC 9110, 11.6.1
 
 
+def _on_rate_limited(request: Request[Any, Any, Any], error: RateLimited) -> Response[bytes]:
+    return refuse(request, 429, error.code, error.message, {"Retry-After": str(error.retry_after)})
+
+
+def _on_keys_unavailable(request: Request[Any, Any, Any], error: KeysUnavailable) -> Response[bytes]:
+    return refuse(request, 503, BUSY_CODE, str(error), {"Retry-After": str(error.retry_after)})
+
+
 def _on_busy(request: Request[Any, Any, Any], _: Exception) -> Response[bytes]:
     return refuse(request, 503, BUSY_CODE, BUSY, {"Retry-After": "1"})
 
@@ -158,6 +169,8 @@ def _on_unexpected(request: Request[Any, Any, Any], error: Exception) -> Respons
 EXCEPTION_HANDLERS: Final[dict[Any, Any]] = {
     RequestError: _on_request_error,
     Unauthenticated: _on_unauthenticated,
+    RateLimited: _on_rate_limited,
+    KeysUnavailable: _on_keys_unavailable,
     **dict.fromkeys(BUSY_ERRORS, _on_busy),
     StrawberryHTTPException: _on_strawberry_error,
     HTTPException: _on_litestar_error,

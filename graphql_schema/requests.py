@@ -46,14 +46,17 @@ def request_data(item: Any) -> GraphQLRequestData:
 
 
 def _extensions(item: dict[str, Any]) -> dict[str, Any] | None:
-    """As sent, with a `documentId` in the place where Apollo's clients have it: see graphql_schema.trusted."""
-    extensions: dict[str, Any] | None = item.get("extensions")
+    """What is read of those sent, with a `documentId` where Apollo's clients have it: see graphql_schema.trusted."""
+    extensions: dict[str, Any] = item.get("extensions") or {}
+    persisted = extensions.get(PERSISTED)
     if (document_id := item.get("documentId")) is not None:
-        extensions = {**(extensions or {}), PERSISTED: {"sha256Hash": document_id}}
-    persisted = (extensions or {}).get(PERSISTED)
-    if persisted is not None and not (isinstance(persisted, dict) and isinstance(persisted.get("sha256Hash"), str)):
-        raise MalformedRequest(f"`extensions.{PERSISTED}` must be an object with a `sha256Hash`, or null.")
-    return extensions
+        persisted = {"sha256Hash": document_id}
+    read: dict[str, Any] = {"cost": True} if extensions.get("cost") else {}
+    if persisted is not None:
+        if not (isinstance(persisted, dict) and isinstance(persisted.get("sha256Hash"), str)):
+            raise MalformedRequest(f"`extensions.{PERSISTED}` must be an object with a `sha256Hash`, or null.")
+        read[PERSISTED] = {"sha256Hash": persisted["sha256Hash"]}
+    return read or None
 
 
 def names_a_document(data: GraphQLRequestData) -> bool:

@@ -50,7 +50,7 @@ def parse_fuzzy_date(value: object) -> FuzzyDate:
     """A date of EDTF level 1, or an interval of two; days must exist, and an interval may not end before it begins."""
     if isinstance(value, str):
         try:
-            spans = [_span(part) for part in value.split("/")]
+            spans = [_span(part) for part in value.split("/", 2)]
         except ValueError:
             spans = []
         if len(spans) == 1 or (len(spans) == 2 and spans[0][0] <= spans[1][1]):

@@ -6,6 +6,7 @@ from typing import Any
 
 import strawberry
 from graphql import GraphQLError
+from strawberry.extensions import SchemaExtension
 from strawberry.schema.config import StrawberryConfig
 from strawberry.tools import merge_types
 from strawberry.types import ExecutionContext
@@ -15,12 +16,14 @@ from graphql_schema.accounts import AccountMutation, AccountQuery
 from graphql_schema.context import Info, OperationContext
 from graphql_schema.documents import Documents, PreparedDocuments
 from graphql_schema.errors import CodedErrors, view
-from graphql_schema.events import EventSubscription
+from graphql_schema.events import EventQuery, EventSubscription
 from graphql_schema.execution import PlainFieldsExecutor
+from graphql_schema.hooks import Hooks
 from graphql_schema.media import Media, MediaMutation, MediaQuery
 from graphql_schema.nodes import Node, User, as_uuid
 from graphql_schema.people import PeopleMutation, PeopleQuery, Person, Profile
 from graphql_schema.processing import Subscription as ProcessingSubscription
+from graphql_schema.root_fields import measure
 from graphql_schema.scalars import SCALARS
 from graphql_schema.upload_sessions import UploadSession, UploadSessionMutation, UploadSessionQuery
 from graphql_schema.uploads import UploadMutation
@@ -47,7 +50,7 @@ class NodeQuery:
         return view(Node, found)
 
 
-Query = merge_types("Query", (NodeQuery, AccountQuery, MediaQuery, PeopleQuery, UploadSessionQuery))
+Query = merge_types("Query", (NodeQuery, AccountQuery, MediaQuery, PeopleQuery, UploadSessionQuery, EventQuery))
 Mutation = merge_types(
     "Mutation", (AccountMutation, PeopleMutation, UploadMutation, UploadSessionMutation, MediaMutation)
 )
@@ -57,7 +60,11 @@ Subscription = merge_types("Subscription", (ProcessingSubscription, EventSubscri
 class Schema(strawberry.Schema):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        measure(self._schema)
         self.documents = PreparedDocuments(self._schema, most_tokens=CACHED_TOKENS)
+
+    def create_extensions_runner(self, execution_context: ExecutionContext, extensions: list[SchemaExtension]) -> Hooks:
+        return Hooks(execution_context, extensions)
 
     def process_errors(self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None) -> None:
         """Stock logs each with its traceback, a mistyped query too. CodedErrors does for those that nobody expects."""

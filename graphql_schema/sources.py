@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any, Final, TypeAlias
 
 from graphql import GraphQLField
@@ -12,8 +11,7 @@ from strawberry.types.field import StrawberryField
 
 from graphql_schema.loaders import LOADED, Loaded
 
-Get: TypeAlias = Callable[[Any], Any]  # of a row; raises whatever it likes
-
+SIGNED: Final = "heirloom-signed"
 _STRAWBERRY: Final = "strawberry-definition"  # where Strawberry keeps its own of a field
 
 
@@ -24,43 +22,57 @@ class ContextOnly:
     context: Any
 
 
-def source_of(definition: GraphQLField, info: ContextOnly) -> tuple[Get, Loaded | None] | None:
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resolver:
+    """A sync function, and what it takes: of `row` and `info`."""
+
+    function: Callable[..., Any]
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A field that is the signed URL of the object which an attribute names.
+
+    By it the executor signs in the place of the resolver, which says the same: a page has 500 variants.
+    """
+
+    key: str
+
+
+def signed_by(key: str) -> dict[str, Signed]:
+    """The metadata of such a field."""
+    return {SIGNED: Signed(key)}
+
+
+Source: TypeAlias = Attribute | Resolver | Loaded | Signed
+
+
+def source_of(definition: GraphQLField) -> Source | None:
     """What tells a field's value; None where only graphql-core can."""
     known = definition.extensions.get(_STRAWBERRY)
     if not isinstance(known, StrawberryField) or definition.args or known.extensions:
         return None
     if known.is_basic_field:
-        return attrgetter(known.python_name), None
-    loaded: Loaded | None = known.metadata.get(LOADED)
-    if loaded is not None:
-        return _known(loaded, info.context), loaded
+        return Attribute(known.python_name)
+    told: Loaded | Signed | None = known.metadata.get(LOADED) or known.metadata.get(SIGNED)
+    if told is not None:
+        return told
     if known.is_async or known.base_resolver is None:
         return None
-    call = _call(known.base_resolver, info)
-    return (call, None) if call else None
+    return _resolver(known.base_resolver)
 
 
-def _known(loaded: Loaded, context: Any) -> Get:
-    def get(row: Any) -> Any:
-        """Raises KeyError for what isn't there yet."""
-        key = loaded.key(row)
-        return None if key is None else loaded.loader(context.loaders).known(key)
-
-    return get
-
-
-def _call(resolver: Any, info: ContextOnly) -> Get | None:
-    """A call of a resolver that takes its parent, and perhaps Info, in this order; none if it is another."""
-    function = resolver.wrapped_func
+def _resolver(resolver: Any) -> Resolver | None:
+    """One that takes its parent, and perhaps Info; none if it takes anything else."""
     given = {resolver.self_parameter, resolver.parent_parameter, resolver.root_parameter} - {None}
-    kinds = "".join(
-        "i" if each == resolver.info_parameter else "r" if each in given else "?"
+    arguments = [
+        "info" if each == resolver.info_parameter else "row" if each in given else ""
         for each in resolver.signature.parameters.values()
-    )
-    calls: Mapping[str, Get] = {
-        "r": function,
-        "rr": lambda row: function(row, row),
-        "ri": lambda row: function(row, info),
-        "rri": lambda row: function(row, row, info),
-    }
-    return calls.get(kinds)
+    ]
+    return Resolver(resolver.wrapped_func, ", ".join(arguments)) if all(arguments) else None

@@ -19,10 +19,13 @@ from typing import Any, Final
 
 from graphql import GraphQLError
 from litestar import Request, Response
+from litestar.connection import ASGIConnection
 from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Send
+from strawberry.subscriptions import GRAPHQL_TRANSPORT_WS_PROTOCOL
 from strawberry.types.execution import PreExecutionError
 
+from app import metrics
 from graphql_schema.errors import coded
 from graphql_schema.refusals import GRAPHQL_RESPONSE, JSON, best_match, encode
 
@@ -38,6 +41,7 @@ HEADERS: Final = {
 class Form:
     """How results are written: `before` and `after` each. `interrupted` is what a client that is to come again gets."""
 
+    name: str
     accepted: str
     content_type: str
     opening: bytes
@@ -50,6 +54,7 @@ class Form:
 
 
 EVENTS: Final = Form(
+    name="graphql-sse",
     accepted="text/event-stream",
     content_type="text/event-stream; charset=utf-8",
     opening=b":\n\n",
@@ -64,6 +69,7 @@ EVENTS: Final = Form(
 _DELIMITER: Final = b"\r\n--graphql"
 _PART: Final = b"\r\nContent-Type: application/json; charset=utf-8\r\n\r\n"
 PARTS: Final = Form(
+    name="multipart",
     accepted="multipart/mixed;subscriptionSpec=1.0",
     content_type='multipart/mixed; boundary="graphql"; subscriptionSpec="1.0"',
     opening=_DELIMITER,
@@ -82,6 +88,12 @@ _ANSWERS: Final = (JSON, GRAPHQL_RESPONSE, *_FORMS)
 def form_of(request: Request[Any, Any, Any]) -> Form | None:
     """The stream that the request would rather have than an answer in JSON."""
     return _FORMS.get(best_match(request, _ANSWERS))
+
+
+def protocol_of(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
+    """By which a subscription comes, in a word for metrics."""
+    form = form_of(connection) if isinstance(connection, Request) else None
+    return form.name if form else GRAPHQL_TRANSPORT_WS_PROTOCOL
 
 
 async def failures_as_results(results: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
@@ -151,7 +163,7 @@ class _Streaming(ASGIResponse):
         # One task for all results: what a hook puts into a ContextVar with the first has to be there with the last.
         delivery = asyncio.ensure_future(self._deliver(write))
         gone = asyncio.ensure_future(_disconnected(receive))
-        with self._streams.joined() as stop:
+        with self._streams.joined() as stop, metrics.stream_open():
             ends: set[asyncio.Future[None]] = {delivery, gone, stop}
             try:
                 while not await _any_of(ends, self._form.heartbeat_seconds):
@@ -164,13 +176,14 @@ class _Streaming(ASGIResponse):
             await write(self._form.interrupted)
         elif isinstance(outcome, BaseException):
             raise outcome
+        else:
+            await write(self._form.complete)  # here, or a heartbeat could come after it
         await write(b"", more=False)
 
     async def _deliver(self, write: Callable[[bytes], Awaitable[None]]) -> None:
         async with aclosing(self._results) as results:
             async for result in results:
                 await write(self._form.before + result + self._form.after)
-        await write(self._form.complete)
 
 
 async def _any_of(ends: set[asyncio.Future[None]], seconds: float) -> bool:

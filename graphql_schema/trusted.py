@@ -7,6 +7,7 @@ Clients name one as Apollo's (`extensions.persistedQuery.sha256Hash`) or as the 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from graphql_schema.requests import PERSISTED
 
 VARIABLE: Final = "HEIRLOOM_TRUSTED_DOCUMENTS"
 APOLLO: Final = "apollo-persisted-query-manifest"
+NAME: Final = re.compile(r"\b(?:query|mutation|subscription)\s+([_A-Za-z][_0-9A-Za-z]{0,99})")
 PREFIX: Final = "sha256:"  # of a `documentId` that is the document's hash
 
 
@@ -53,6 +55,10 @@ class TrustedDocuments:
         if self.only and query is not None and query not in self.texts:
             raise GraphQLError("Only trusted documents are executed here.", extensions={"code": "DOCUMENT_NOT_TRUSTED"})
         return query
+
+    def names(self) -> set[str]:
+        """Of their operations, for metrics: as they are written, whether or not they can be executed."""
+        return {name for text in self.texts for name in NAME.findall(text)}
 
     def _known(self, document_id: str) -> str:
         found = self.by_id.get(document_id) or self.by_id.get(document_id.removeprefix(PREFIX))

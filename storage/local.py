@@ -31,7 +31,15 @@ from storage.keys import check_content_type, content_type_of, validate_key, vali
 from storage.local_files import Incoming, expect_room, failures, fill, join, publish
 from storage.local_listing import stored_object, walk
 from storage.local_parts import BeingEnded, PartsFolder
-from storage.signing import DEFAULT_LIFETIME, DEFAULT_WINDOW, SignedOnce, SigningWindow, UrlSigner, disposition_for
+from storage.signing import (
+    DEFAULT_LIFETIME,
+    DEFAULT_WINDOW,
+    Period,
+    SignedOnce,
+    SigningWindow,
+    UrlSigner,
+    disposition_for,
+)
 
 T = TypeVar("T")
 
@@ -65,7 +73,7 @@ class LocalStorage:
         self._completions = asyncio.Semaphore(COMPLETIONS)
         self._base_url = base_url.rstrip("/")
         self._window = SigningWindow(lifetime=lifetime, window=window)
-        self._signed = SignedOnce()
+        self._signed = SignedOnce(self._window.at(datetime.now(UTC)), self._sign)
         self._set_up()
 
     async def put(
@@ -164,19 +172,23 @@ class LocalStorage:
         await asyncio.to_thread(self._ready)
 
     def presign_get(self, key: str, *, now: datetime, filename: str | None = None, inline: bool = True) -> SignedUrl:
+        return self.presigned(now)[key, filename, inline]
+
+    def presigned(self, now: datetime) -> SignedOnce:
         period = self._window.at(now)
+        if period is not self._signed.period:
+            self._signed = SignedOnce(period, self._sign)
+        return self._signed
 
-        def sign() -> str:
-            query = self.signer.query(
-                "GET",
-                validate_key(key),
-                expires=period.expires,
-                disposition=disposition_for(key, inline=inline),
-                filename=safe_filename(filename) if filename else None,
-            )
-            return f"{self._base_url}/{key}?{query}"
-
-        return self._signed.url(period, (key, filename, inline), sign)
+    def _sign(self, period: Period, key: str, filename: str | None, inline: bool) -> str:
+        query = self.signer.query(
+            "GET",
+            validate_key(key),
+            expires=period.expires,
+            disposition=disposition_for(key, inline=inline),
+            filename=safe_filename(filename) if filename else None,
+        )
+        return f"{self._base_url}/{key}?{query}"
 
     def presign_put(
         self, key: str, *, size: int, content_type: str, now: datetime, expires_in: timedelta

@@ -82,7 +82,7 @@ class S3Storage:
         self._ready_seconds = min(READY_SECONDS, deadline.total_seconds())
         self._unfinished = unfinished
         self._presigner = self._new_presigner(S3Credentials("", ""))
-        self._signed = SignedOnce()
+        self._signed = SignedOnce(window.at(datetime.now(UTC)), self._sign)
 
     @classmethod
     @asynccontextmanager
@@ -270,13 +270,17 @@ class S3Storage:
             raise StorageUnavailable(f"the bucket {self.bucket} does not exist") from None
 
     def presign_get(self, key: str, *, now: datetime, filename: str | None = None, inline: bool = True) -> SignedUrl:
+        return self.presigned(now)[key, filename, inline]
+
+    def presigned(self, now: datetime) -> SignedOnce:
         period = self._window.at(now)
+        if period is not self._signed.period:
+            self._signed = SignedOnce(period, self._sign)
+        return self._signed
 
-        def sign() -> str:
-            disposition = disposition_for(key, inline=inline)
-            return self._presigner.url(validate_key(key), period=period, disposition=disposition, filename=filename)
-
-        return self._signed.url(period, (key, filename, inline), sign)
+    def _sign(self, period: Period, key: str, filename: str | None, inline: bool) -> str:
+        disposition = disposition_for(key, inline=inline)
+        return self._presigner.url(validate_key(key), period=period, disposition=disposition, filename=filename)
 
     def presign_put(
         self, key: str, *, size: int, content_type: str, now: datetime, expires_in: timedelta
@@ -301,7 +305,7 @@ class S3Storage:
         credentials = S3Credentials(frozen.access_key, frozen.secret_key, frozen.token)
         if credentials != self._presigner.credentials:
             self._presigner = self._new_presigner(credentials)
-            self._signed = SignedOnce()  # what the former ones signed ends with them
+            self._signed.clear()  # what the former ones signed ends with them
 
     def _new_presigner(self, credentials: S3Credentials) -> S3Presigner:
         return S3Presigner(

@@ -4,7 +4,7 @@ Both signers are pure and take a few microseconds, so that a page of hundreds of
 """
 
 import hmac
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal, Self
@@ -71,31 +71,33 @@ class SigningWindow:
         """The period that a URL handed out at `now` (aware) belongs to."""
         if now.tzinfo is None:
             raise ValueError("the time of signing needs a time zone")
-        timestamp = int(now.timestamp())
-        signed_at = timestamp - timestamp % self.window
-        if self._last.signed_at != signed_at:
-            self._last = self._period(signed_at)
+        if not self._begins <= now < self._ends:
+            timestamp = int(now.timestamp())
+            self._last = self._period(timestamp - timestamp % self.window)
         return self._last
 
     def _period(self, signed_at: int) -> Period:
+        self._begins = datetime.fromtimestamp(signed_at, UTC)
+        self._ends = self._begins + timedelta(seconds=self.window)
         expires = signed_at + self.lifetime
         return Period(signed_at, expires, datetime.fromtimestamp(expires, UTC))
 
 
-class SignedOnce:
-    """URLs that were signed in the present window, which are the same as long as it lasts."""
+class SignedOnce(dict[tuple[str, str | None, bool], SignedUrl]):
+    """By key, filename and `inline`: the URLs of one period, each signed when it is first asked for.
 
-    def __init__(self) -> None:
-        self._period: Period | None = None
-        self._urls: dict[Hashable, SignedUrl] = {}
+    A page of a hundred media asks for 600 of them, again and again in the same window.
+    """
 
-    def url(self, period: Period, what: Hashable, sign: Callable[[], str]) -> SignedUrl:
-        """The URL of `what`, which is all that it depends on besides the period."""
-        if period is not self._period or len(self._urls) >= MOST_REMEMBERED:
-            self._period, self._urls = period, {}
-        signed = self._urls.get(what)
-        if signed is None:
-            signed = self._urls[what] = SignedUrl(sign(), period.expires_at)
+    def __init__(self, period: Period, sign: Callable[[Period, str, str | None, bool], str]) -> None:
+        super().__init__()
+        self.period = period
+        self._sign = sign
+
+    def __missing__(self, what: tuple[str, str | None, bool]) -> SignedUrl:
+        if len(self) >= MOST_REMEMBERED:
+            self.clear()
+        signed = self[what] = SignedUrl(self._sign(self.period, *what), self.period.expires_at)
         return signed
 
 

@@ -21,6 +21,8 @@ from pathlib import Path
 START_SECONDS = 60.0  # a machine that runs the whole suite is busy
 STOP_SECONDS = 30.0
 SECRET_KEY = secrets.token_hex(32)
+# What a whole run is given: `make test EXECUTOR=stock`.
+OF_THE_RUN = {name: os.environ[name] for name in ("HEIRLOOM_EXECUTOR",) if name in os.environ}
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,12 @@ def free_port() -> int:
         return port
 
 
-def environment(data_dir: Path, **settings: object) -> dict[str, str]:
-    """The process's own environment without any HEIRLOOM_ setting but these."""
+def environment(data_dir: Path, /, **settings: object) -> dict[str, str]:
+    """The process's own environment without any HEIRLOOM_ setting but these, and those of the run."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HEIRLOOM_")}
     given = {f"HEIRLOOM_{name.upper()}": str(value) for name, value in settings.items()}
     # Tests ask more in a minute, from one address, than any family does.
-    return {**kept, "HEIRLOOM_DATA_DIR": str(data_dir), "HEIRLOOM_RATE_LIMITS": "off", **given}
+    return {**kept, "HEIRLOOM_DATA_DIR": str(data_dir), "HEIRLOOM_RATE_LIMITS": "off", **OF_THE_RUN, **given}
 
 
 def command(*arguments: str) -> list[str]:

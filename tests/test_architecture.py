@@ -19,6 +19,7 @@ LOCKS_OF_NODE = (
     "tests/web/clients/package-lock.json",
     "tests/bench/sharp/package-lock.json",
     "tests/bench/yoga/package-lock.json",
+    "tests/bench/postgraphile/package-lock.json",
 )
 LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-web.lock", *LOCKS_OF_NODE)
 

@@ -15,19 +15,22 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
+import websockets
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from app.errors import Unauthenticated
-from app.issuers import ASKED_AGAIN_SECONDS, KEPT_SECONDS, KeySet, KeysUnavailable
+from app.issuers import ASKED_AGAIN_SECONDS, KEPT_SECONDS, STALE_SECONDS, KeySet, KeysUnavailable
 from app.settings import SettingsError, load
 from app.wiring import outside_issuer
 from tests.app.conftest import Guarded, new_address
-from tests.app.identity_provider import AUDIENCE, ISSUER, Key, ec_key, ed_key, rsa_key, token
+from tests.app.identity_provider import AUDIENCE, ISSUER, Key, ec_key, ed_key, provider, rsa_key, token
 from tests.client import WATCH, Client, admitted
+from tests.server import running
 
 pytestmark = pytest.mark.xdist_group("guarded")
 
 P256_ORDER = 0xFFFFFFFF_00000000_FFFFFFFF_FFFFFFFF_BCE6FAAD_A7179E84_F3B9CAC2_FC632551  # SEC 2, 2.4.2
+UNAVAILABLE = "The keys of this token's issuer can't be had at the moment."
 VIEWER = "{ viewer { email user { id displayName role } storage { quotaBytes } } }"
 
 
@@ -234,6 +237,33 @@ async def test_without_an_issuer_none_is_good(client: Client, guarded: Guarded) 
     assert (answered.status_code, answered.json()["errors"]) == (401, INVALID)
 
 
+async def test_while_the_issuer_is_away_nobody_is_told_that_their_token_is_bad(
+    database_dsn: str, tmp_path: Path
+) -> None:
+    with provider() as issuer:
+        issuer.published = None
+        given = {"jwks_url": issuer.url, "token_issuer": ISSUER, "token_audience": AUDIENCE}
+        with running(tmp_path, database_dsn, worker=False, **given) as server:
+            async with Client(server.url, token(ec_key("k"), somebody())) as client, admitted(server, "Ada") as ada:
+                for accept in ("application/json", "text/event-stream"):
+                    answered = await client.http.post("/graphql", json={"query": VIEWER}, headers={"accept": accept})
+                    assert (answered.status_code, answered.headers.get("www-authenticate")) == (503, None)
+                    assert 1 <= int(answered.headers["retry-after"]) <= ASKED_AGAIN_SECONDS
+                    assert answered.json() == {
+                        "errors": [{"message": UNAVAILABLE, "extensions": {"code": "SERVICE_UNAVAILABLE"}}]
+                    }
+                with pytest.raises(websockets.ConnectionClosed) as closed:
+                    async with client.socket():
+                        pytest.fail("it was opened")
+                assert closed.value.rcvd is not None
+                assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1013, UNAVAILABLE)
+                # Our own need nobody, and what is none is none.
+                assert (await ada.ask("{ viewer { email } }"))["email"] == ada.email
+                client.http.headers["authorization"] = "Bearer nonsense"
+                assert (await client.http.post("/graphql", json={"query": VIEWER})).status_code == 401
+                assert issuer.asked == 1
+
+
 @pytest.mark.parametrize("left_out", ["token_issuer", "token_audience"])
 def test_issuer_and_audience_must_be_said(tmp_path: Path, left_out: str) -> None:
     given = {"jwks_url": "https://id.example.org/keys", "token_issuer": ISSUER, "token_audience": AUDIENCE}
@@ -329,9 +359,30 @@ async def test_an_issuer_that_is_away_locks_nobody_out(trouble: bytes | Exceptio
     provider.answers = working
     await provider.keys.key("k")
     provider.answers = trouble
-    provider.now += 100 * KEPT_SECONDS
+    provider.now += KEPT_SECONDS + STALE_SECONDS - 1
     assert (await provider.keys.key("k")).key_id == "k"
     assert provider.asked == 3
+    # A key of another name may be its new one.
+    with pytest.raises(KeysUnavailable):
+        await provider.keys.key("new")
+    # But not for ever: whoever keeps us from the issuer must not keep a stolen key good.
+    provider.now += 1
+    with pytest.raises(KeysUnavailable) as unavailable:
+        await provider.keys.key("k")
+    assert (unavailable.value.retry_after, provider.keys.known("k"), provider.asked) == (9, None, 3)
+    provider.answers = working
+    provider.now += 9
+    assert (await provider.keys.key("k")).key_id == "k"
+    with pytest.raises(Unauthenticated):
+        await provider.keys.key("new")
+
+
+async def test_keys_that_grew_old_unused_are_waited_for() -> None:
+    provider = Provider(ed_key("k"))
+    await provider.keys.key("k")
+    provider.now += KEPT_SECONDS + STALE_SECONDS
+    found = await asyncio.gather(*(provider.keys.key("k") for _ in range(5)))
+    assert ({each.key_id for each in found}, provider.asked) == ({"k"}, 2)
 
 
 async def test_keys_for_other_uses_are_left_out() -> None:

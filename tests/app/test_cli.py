@@ -109,6 +109,8 @@ def test_help_names_the_commands_and_loads_nothing_heavy(tmp_path: Path) -> None
         ["dance"],
         ["create-admin"],
         ["serve", "--fast"],
+        ["serve", "--workers", "0"],
+        ["serve", "--workers", "129"],
         ["quota", "ada@example.org"],
         ["quota", "ada@example.org", "-1"],
         ["quota", "ada@example.org", "1e9"],

@@ -18,9 +18,9 @@ from typing import Any
 import asyncpg
 import pytest
 
-from app import accounts, attachments, audience, event_cursors, events, media, media_events, people, trash
+from app import accounts, attachments, audience, event_cursors, events, hearing, media, media_events, people, trash
 from app.access import Viewer
-from app.errors import BadInput, CursorExpired, HeirloomError, NotFound, Unauthenticated
+from app.errors import BadInput, CursorExpired, Forbidden, HeirloomError, NotFound, Unauthenticated
 from app.events import Cursor, EventHub, read_for
 from app.media_events import Cursors, MediaEvent
 from app.piccolo_conf import DB
@@ -60,10 +60,19 @@ async def services(dsn: str, tmp_path: Path) -> AsyncIterator[Services]:
     settings = load({f"HEIRLOOM_{name}": value for name, value in variables.items()})
     async with open_services(settings, dsn=dsn) as opened:
         services = replace(opened, hub=EventHub(connect))
+        await until(all_is_settled)
         async with asyncio.timeout(LIMIT):
             await services.hub.start()
         yield services
         await services.hub.stop()
+
+
+async def all_is_settled() -> bool:
+    """Else the hub, and every cursor of now, would begin before what earlier tests have left to be told."""
+    rows = await DB._run_in_pool(
+        "SELECT NOT EXISTS (SELECT FROM event WHERE xid >= pg_snapshot_xmin(pg_current_snapshot())) AS settled"
+    )
+    return bool(rows[0]["settled"])
 
 
 @dataclass
@@ -252,6 +261,26 @@ async def caught_up(services: Services) -> None:
     await until(lambda: services.hub._cursor is not None and services.hub._cursor >= last)
 
 
+@pytest.mark.parametrize("open_before", [False, True], ids=["quiet", "while an older transaction is open"])
+async def test_behind_the_cursor_of_now_comes_all_that_commits_later(services: Services, open_before: bool) -> None:
+    ada = await somebody()
+    await upload(services, ada)
+    await asyncio.create_task(caught_up(services))
+    older, younger = uuid.uuid4(), uuid.uuid4()
+    if open_before:
+        async with DB.transaction() as transaction:
+            await events.record(transaction, EventKind.UPDATED, media=older, owner=ada.id)
+            taking = asyncio.create_task(media_events.cursor_of_now(services, ada), context=_outside())
+            cursor = await taking
+    else:
+        cursor = await media_events.cursor_of_now(services, ada)
+        await commit(older, ada.id)
+    await commit(younger, ada.id)
+    follower = Follower(services, ada, cursor)
+    assert await follower.told(2) == [(older, "UPDATED"), (younger, "UPDATED")]
+    await nothing_more(follower)
+
+
 # ---------------------------------------------------------------- who hears
 
 
@@ -408,6 +437,40 @@ async def test_an_admin_hears_of_everything(services: Services) -> None:
         await trash.purge(services, ada, made.id)
 
 
+@pytest.mark.parametrize("replayed", [False, True])
+async def test_an_admin_who_is_none_any_more_hears_nothing_more(services: Services, replayed: bool) -> None:
+    ada, root = await somebody(), await somebody(role=UserRole.ADMIN)
+    follower = Follower(services, root, await place_now(services))
+    made = await upload(services, ada)
+    assert await follower.told(1) == [(made.id, "UPLOADED")]
+    if replayed:
+        await follower.cut_off()
+    await give_role(root, UserRole.USER)
+    await upload(services, ada)
+    with pytest.raises(Forbidden):
+        await follower.next()
+    assert services.hub._subscriptions == {}
+    as_they_are = Follower(services, replace(root, role=UserRole.USER), follower.after)
+    await nothing_more(as_they_are)
+
+
+async def test_what_waited_for_an_admin_is_not_told_to_one_who_was(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hearing, "ROLE_SECONDS", 0.0)
+    ada, root = await somebody(), await somebody(role=UserRole.ADMIN)
+    follower = Follower(services, root, await place_now(services))
+    first, _ = [await upload(services, ada) for _ in range(2)]
+    assert await follower.told(1) == [(first.id, "UPLOADED")]
+    await give_role(root, UserRole.USER)
+    with pytest.raises(Forbidden):
+        await follower.next()
+
+
+async def give_role(viewer: Viewer, role: UserRole) -> None:
+    await DB._run_in_pool("UPDATE user_account SET role = $2 WHERE id = $1", [viewer.id, role.value])
+
+
 # ---------------------------------------------------------------- refusals and ends
 
 
@@ -422,6 +485,8 @@ async def refused(services: Services, viewer: Viewer | None, **asked: Any) -> He
 
 async def test_nobody_hears_nothing(services: Services) -> None:
     assert isinstance(await refused(services, None), Unauthenticated)
+    with pytest.raises(Unauthenticated):
+        await media_events.cursor_of_now(services, None)
 
 
 async def test_what_is_no_cursor_is_refused(services: Services) -> None:

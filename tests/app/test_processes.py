@@ -21,7 +21,7 @@ from websockets import ConnectionClosed
 
 from app.embedded import EmbeddedPostgres
 from app.postmaster import address
-from tests.client import MEDIA, PASSWORD, WATCH, Account, Client, Json, register
+from tests.client import MEDIA, PASSWORD, WAIT_SECONDS, WATCH, Account, Client, Json, register
 from tests.pictures import encoded, photograph
 from tests.postgres import create_database, drop_database
 from tests.server import STOP_SECONDS, Server, command, reachable_folder, running, spawned
@@ -60,7 +60,7 @@ async def ada(laptop: Server) -> AsyncIterator[Account]:
 
 def worker_of(server: Server) -> psutil.Process | None:
     for child in psutil.Process(server.process.pid).children():
-        if child.cmdline()[-1:] == ["worker"]:
+        if "worker" in child.cmdline():
             return child
     return None
 
@@ -167,20 +167,20 @@ async def test_a_file_that_kills_the_worker_fails_in_the_end(server_dsn: str, wo
         async with register(server.url, "Ada") as ada, ada.socket() as socket:
             media = await ada.uploaded(slow_picture(), "poison.png")
             operation = await socket.start(WATCH, id=media["id"])
-            began = 0
-            told: Json = {}
-            while told.get("stage") != "DONE":
+            for began in (1, 2):
                 with spawned(command("worker"), server.environment, folder / "worker.log") as worker:
-                    while worker.poll() is None and told.get("stage") != "DONE":
-                        told = (await socket.receive())["payload"]["data"]["mediaProcessing"]
-                        if told["stage"] == "ANALYZING":
-                            began += 1
-                            worker.kill()
-                            worker.wait()
-                    if told["stage"] == "DONE":
-                        assert leftovers(server) == []
-                        other = await ada.settled((await ada.uploaded(photograph()))["id"])
-            assert (began, other["status"]) == (2, "READY")
+                    # By the row, since events may come late: those of this database wait for transactions of others.
+                    async with asyncio.timeout(WAIT_SECONDS):
+                        while await attempts(dsn, media["id"]) < began:  # noqa: ASYNC110
+                            await asyncio.sleep(0.02)
+                    worker.kill()
+                    worker.wait()
+            with spawned(command("worker"), server.environment, folder / "worker.log"):
+                told: Json = {}
+                while told.get("stage") != "DONE":
+                    told = (await socket.receive())["payload"]["data"]["mediaProcessing"]
+                assert leftovers(server) == []
+                assert (await ada.settled((await ada.uploaded(photograph()))["id"]))["status"] == "READY"
             assert await socket.receive() == {"type": "complete", "id": operation}
             assert told["status"] == "FAILED"
             assert told["failure"] == {"code": "CRASHED", "message": "Processing was cut off 2 times."}

@@ -27,7 +27,7 @@ from tests.client import WAIT_SECONDS, WATCH, Account, Client, Json, Socket, reg
 from tests.footprint import fetch
 from tests.pictures import photograph
 from tests.postgres import create_database, drop_database
-from tests.server import Server
+from tests.server import OF_THE_RUN, Server
 
 STAGES = "subscription($id: ID!) { mediaProcessing(mediaId: $id) { status stage percent failure { code message } } }"
 REPROCESS = """
@@ -346,7 +346,9 @@ async def test_a_stolen_refresh_token_ends_what_is_open(server: Server, ada: Acc
 async def served_here(dsn: str, folder: Path) -> AsyncIterator[tuple[Services, str]]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        settings = load({}, data_dir=folder, database_url=dsn, secret_key=secrets.token_hex(32), public_url=url)
+        settings = load(
+            OF_THE_RUN, data_dir=folder, database_url=dsn, secret_key=secrets.token_hex(32), public_url=url
+        )
         async with open_services(settings, dsn=dsn) as services:
             await migrate()
             await services.hub.start()

@@ -381,7 +381,8 @@ def redis_server(folder: Path, port: int) -> Iterator[str]:
         yield f"redis://127.0.0.1:{port}"
 
 
-async def test_a_bucket_in_redis(tmp_path: Path) -> None:
+async def test_a_bucket_in_redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rate_limits, "REDIS_SECONDS", 10.0)  # as below
     with redis_server(tmp_path, free_port()) as url:
         async with open_buckets(url) as buckets:
             await check_a_bucket(buckets)

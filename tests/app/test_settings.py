@@ -54,6 +54,7 @@ def test_nothing_set_is_the_laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         access_token_lifetime=timedelta(minutes=15),
         session_lifetime=timedelta(days=30),
         allowed_origins=(),
+        max_open=100,
         max_file_bytes=512 * MIB,
         max_files=50,
         max_request_bytes=2048 * MIB,
@@ -72,6 +73,7 @@ def test_nothing_set_is_the_laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 GOOD: list[tuple[str, str, Any]] = [
     ("host", "0.0.0.0", "0.0.0.0"),
     ("port", "65535", 65535),
+    ("workers", "128", 128),
     ("public_url", "https://photos.example.org/", "https://photos.example.org"),
     ("database_url", DSN, DSN),
     ("database_url", "postgres:///heirloom?host=/run/postgresql", "postgres:///heirloom?host=/run/postgresql"),
@@ -105,6 +107,7 @@ GOOD: list[tuple[str, str, Any]] = [
     ("file_rate", "9999999/1", Rate(9_999_999, 1)),
     ("upload_rate", "60/60", Rate(60, 60)),
     ("sign_in_rate", "5/900", Rate(5, 900)),
+    ("max_open", "100000", 100_000),
     ("max_file_bytes", "1", 1),
     ("max_files", "1000", 1000),
     ("max_request_bytes", "1024", KIB),
@@ -118,8 +121,10 @@ GOOD: list[tuple[str, str, Any]] = [
     ("max_depth", "3", 3),
     ("max_aliases", "0", 0),
     ("max_cost", "10000000", 10_000_000),
+    ("cached_rows", "0", 0),
     ("trusted_documents", "/etc/heirloom/documents.json", Path("/etc/heirloom/documents.json")),
     ("trusted_only", "on", "on"),
+    ("executor", "stock", "stock"),
     ("max_pixels", "2000000000", 2_000_000_000),
     ("processes", "0", 0),
     ("processing_timeout", "1", timedelta(seconds=1)),
@@ -128,6 +133,11 @@ GOOD: list[tuple[str, str, Any]] = [
     ("processing_attempts", "20", 20),
     ("log_level", "debug", "debug"),
     ("log_format", "json", "json"),
+    ("metrics_token", SECRET, SECRET),
+    ("worker_metrics_port", "9100", 9100),
+    ("otlp_endpoint", "https://otlp.example.org/", "https://otlp.example.org"),
+    ("trace_ratio", "0.05", 0.05),
+    ("trace_callers", "10.0.0.0/8", ("10.0.0.0/8",)),
 ]
 
 BAD: list[tuple[str, str, str]] = [
@@ -135,6 +145,7 @@ BAD: list[tuple[str, str, str]] = [
         ("port", raw, NUMBER.format(1, 65535))
         for raw in ("0", "65536", "-1", "--1", "80.0", "1_0", "٣", "http", "9" * 30)
     ),
+    *(("workers", raw, NUMBER.format(1, 128)) for raw in ("0", "129")),
     *(("public_url", raw, WEB) for raw in ("example.org", "ftp://example.org", "https://", "//example.org")),
     ("public_url", "http://[::1", "is no URL"),
     ("s3_endpoint_url", "http://minio:port", "is no URL"),
@@ -176,6 +187,7 @@ BAD: list[tuple[str, str, str]] = [
     ("rate_limits", "no", "must be one of on, off"),
     *(("request_rate", raw, RATE) for raw in ("60", "0/60", "60/0", "60/60s", "1_0/60", "99999999/1", "1/100000")),
     *((name, "off", RATE) for name in ("file_rate", "upload_rate", "sign_in_rate")),
+    *(("max_open", raw, NUMBER.format(1, 100_000)) for raw in ("0", "100001")),
     *(("max_file_bytes", raw, NUMBER.format(1, 5 * 1024**3)) for raw in ("0", "5368709121", "5GB")),
     *(("max_files", raw, NUMBER.format(1, 1000)) for raw in ("0", "1001")),
     *(("max_request_bytes", raw, NUMBER.format(1024, 50 * 1024**3)) for raw in ("1023", "53687091201")),
@@ -184,8 +196,10 @@ BAD: list[tuple[str, str, str]] = [
     *(("max_depth", raw, NUMBER.format(3, 100)) for raw in ("2", "101")),
     *(("max_aliases", raw, NUMBER.format(0, 1000)) for raw in ("-1", "1001")),
     *(("max_cost", raw, NUMBER.format(100, 10_000_000)) for raw in ("99", "10000001")),
+    *(("cached_rows", raw, NUMBER.format(0, 10_000_000)) for raw in ("-1", "10000001")),
     ("trusted_documents", "~nobody-of-that-name/documents", "names a user who has no home folder here"),
     *(("trusted_only", raw, "must be one of on, off") for raw in ("true", "1", "ON")),
+    *(("executor", raw, "must be one of plain, stock") for raw in ("fast", "STOCK")),
     *(("max_pixels", raw, NUMBER.format(1, 2_000_000_000)) for raw in ("0", "2000000001")),
     *(("processes", raw, NUMBER.format(0, 128)) for raw in ("-1", "129")),
     *(("processing_timeout", raw, NUMBER.format(1, 3600)) for raw in ("0", "3601")),
@@ -194,10 +208,18 @@ BAD: list[tuple[str, str, str]] = [
     *(("processing_attempts", raw, NUMBER.format(1, 20)) for raw in ("0", "21")),
     ("log_level", "INFO", "must be one of debug, info, warning, error"),
     ("log_format", "xml", "must be one of auto, json, text"),
+    *(("worker_metrics_port", raw, NUMBER.format(0, 65535)) for raw in ("-1", "65536")),
+    *(
+        ("trace_ratio", raw, "must be a number from 0 to 1, such as 0.05")
+        for raw in ("-0", "1.5", "2", "nan", "5%", ".5", "1e-3", "0_1")
+    ),
+    ("trace_callers", "gateway", NETWORKS),
 ]
 
 SECRETS: list[tuple[str, str, str]] = [
     ("secret_key", PASSWORD, "must have at least 32 characters"),
+    ("metrics_token", PASSWORD, "must have at least 32 characters"),
+    ("otlp_endpoint", f"grpc://:{PASSWORD}@otlp:4317", WEB),
     ("redis_url", f"http://:{PASSWORD}@redis/0", URL.format("redis:// or rediss://")),
     ("database_url", f"mysql://root:{PASSWORD}@db/heirloom", URL.format("postgres:// or postgresql://")),
     ("database_url", f"postgresql://root:{PASSWORD}/@db:5432/heirloom", "is no URL"),  # an @ or / not quoted

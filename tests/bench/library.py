@@ -1,4 +1,6 @@
-"""How many requests a second one API process answers, and how soon; graphql-yoga in turn, which has it in memory."""
+"""How many requests a second one API process answers, and how soon; in turn with it graphql-yoga, which has the same in
+memory, and PostGraphile, which asks the same tables.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from statistics import median
@@ -29,6 +32,7 @@ ROUND_SECONDS = 2.0
 PAGE = 100
 VARIANTS = 5
 YOGA = Path(__file__).with_name("yoga")
+POSTGRAPHILE = Path(__file__).with_name("postgraphile")
 SCHEMA = PROJECT / "graphql_schema" / "schema.graphql"
 BATCH = 50  # files that a request may hold
 
@@ -41,28 +45,81 @@ LIBRARY = """
 VIEWER = "{ viewer { user { displayName } } }"
 
 
+# PostGraphile's own names for the same. It asks nobody who they are: it is told whose media are meant.
+TABLES_LIBRARY = """
+    query($first: Int, $owner: UUID!) {
+        allMedia(first: $first, condition: {owner: $owner, deletedAt: null}, orderBy: [CREATED_AT_DESC, ROW_ID_DESC]) {
+            edges { node {
+                rowId publicId kind status filename contentType sizeBytes width height title tags takenAt createdAt url
+                variantsByMedia { nodes { name contentType width height sizeBytes url } }
+                entityByEntity { rowId name } userAccountByOwner { rowId displayName }
+            } } pageInfo { hasNextPage endCursor }
+        }
+    }
+"""
+TABLES_VIEWER = "query($owner: UUID!) { userAccountByRowId(rowId: $owner) { displayName } }"
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    name: str
+    url: str
+    ahead: float  # of us, at most: how many of its requests to one of ours
+    query: str
+    variables: Json
+
+
 async def measure(folder: Path) -> list[Figure]:
-    with running(folder, None) as server:
+    # Nothing is kept from one answer to the next: all of each comes from PostgreSQL.
+    with running(folder, None, cached_rows=0) as server:
         async with register(server.url, "Ada") as ada:
             await _fill(ada, folder)
             await _add_posters(folder / "data")
             library = await ada.ask(LIBRARY, first=PAGE)
             assert [len(edge["node"]["variants"]) for edge in library["edges"]] == [VARIANTS] * PAGE
             viewer = await ada.ask(VIEWER)
-            with _yoga(folder, {"library": library, "viewer": viewer}) as yoga:
+            (folder / "yoga.json").write_text(json.dumps({"library": library, "viewer": viewer}))
+            with (
+                _served(YOGA, folder, str(SCHEMA), str(folder / "yoga.json")) as yoga,
+                _served(POSTGRAPHILE, folder, address(folder / "data"), "a secret to sign by") as tables,
+            ):
+                page, owner = {"first": PAGE}, {"owner": ada.id}
                 return [
-                    *await _compared(ada, yoga, f"library(first: {PAGE})", LIBRARY, {"first": PAGE}, least=1.0),
-                    *await _compared(ada, yoga, "viewer", VIEWER, {}, least=0.5),
+                    *await _compared(
+                        ada,
+                        f"library(first: {PAGE})",
+                        LIBRARY,
+                        page,
+                        [
+                            Contender("graphql-yoga, from memory", yoga, 1.0, LIBRARY, page),
+                            Contender("PostGraphile, same tables", tables, 1.0, TABLES_LIBRARY, page | owner),
+                        ],
+                    ),
+                    *await _compared(
+                        ada,
+                        "viewer",
+                        VIEWER,
+                        {},
+                        [
+                            Contender("graphql-yoga, from memory", yoga, 2.0, VIEWER, {}),
+                            Contender("PostGraphile, same tables", tables, 1.0, TABLES_VIEWER, owner),
+                        ],
+                    ),
                 ]
 
 
 @contextmanager
-def _yoga(folder: Path, data: Json) -> Iterator[str]:
-    """The address of graphql-yoga, which has the same data in memory, and the same schema."""
-    node, environment = installed(YOGA, folder)
-    (folder / "yoga.json").write_text(json.dumps(data))
-    arguments = [node, str(YOGA / "server.mjs"), str(SCHEMA), str(folder / "yoga.json")]
-    process = subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, text=True)
+def _served(packages: Path, folder: Path, *arguments: str) -> Iterator[str]:
+    """The address of `server.mjs` among these packages, as it is run in production."""
+    node, environment = installed(packages, folder)
+    environment |= {"NODE_ENV": "production", "GRAPHILE_ENV": "production"}
+    process = subprocess.Popen(
+        [node, str(packages / "server.mjs"), *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # where PostGraphile says that it knows no xid8
+        text=True,
+    )
     try:
         assert process.stdout is not None
         yield f"http://127.0.0.1:{int(process.stdout.readline())}"
@@ -93,19 +150,18 @@ async def _fill(account: Account, folder: Path) -> None:
 
 
 async def _compared(
-    account: Account, yoga: str, name: str, query: str, variables: Json, *, least: float
+    account: Account, name: str, query: str, variables: Json, contenders: Sequence[Contender]
 ) -> list[Figure]:
-    """Each in turn, so that what else the machine does is the same for both; by how much yoga is ahead at most."""
-    body: Json = {"query": query, "variables": variables}
-    token = account.token
-    sides = [await _connected(url, token, body) for url in (account.url, yoga)]
-    rates: list[list[float]] = [[], []]
+    """Each in turn, so that what else the machine does is the same for all; by how much others are ahead at most."""
+    sides = [await _connected(account.url, account.token, query, variables)]
+    sides += [await _connected(each.url, None, each.query, each.variables) for each in contenders]
+    rates: list[list[float]] = [[] for _ in sides]
     latencies: list[float] = []
     try:
         for number in range(ROUNDS + 1):
             for side, connections in enumerate(sides):
                 rate, middle = await _round(connections)
-                if number == 0:  # both warm up
+                if number == 0:  # all warm up
                     continue
                 rates[side].append(rate)
                 if side == 0:
@@ -113,16 +169,22 @@ async def _compared(
     finally:
         for connection in chain.from_iterable(sides):
             connection.close()
-    ahead = [theirs / ours for ours, theirs in zip(*rates, strict=True)]
-    return [
-        Figure(name, rates[0], "/s"),
+    ours, *theirs = rates
+    figures = [
+        Figure(name, ours, "/s"),
         milliseconds(f"  its median latency, {CONNECTIONS} at once", latencies),
-        Figure("  graphql-yoga, from memory", rates[1], "/s"),
-        Figure("  yoga's rate by ours", ahead, "×", 1 / least),
     ]
+    for contender, their in zip(contenders, theirs, strict=True):
+        ahead = [rate / our for rate, our in zip(their, ours, strict=True)]
+        figures += [
+            Figure(f"  {contender.name}", their, "/s"),
+            Figure("    its rate by ours", ahead, "×", contender.ahead),
+        ]
+    return figures
 
 
-async def _connected(url: str, token: str | None, body: Json) -> list[Connection]:
+async def _connected(url: str, token: str | None, query: str, variables: Json) -> list[Connection]:
+    body: Json = {"query": query, "variables": variables}
     return [await Connection.open(url, token, body) for _ in range(CONNECTIONS)]
 
 
@@ -146,8 +208,9 @@ class Connection:
     async def open(cls, url: str, token: str | None, body: Json) -> Connection:
         parts = urlsplit(url)
         content = json.dumps(body).encode()
+        authorization = f"Authorization: Bearer {token}\r\n" if token else ""
         head = (
-            f"POST /graphql HTTP/1.1\r\nHost: {parts.netloc}\r\nAuthorization: Bearer {token}\r\n"
+            f"POST /graphql HTTP/1.1\r\nHost: {parts.netloc}\r\n{authorization}"
             f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
         )
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port)

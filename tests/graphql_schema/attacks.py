@@ -113,7 +113,7 @@ ATTACKS: Final[dict[str, tuple[str, str]]] = {
     "unknown fields": (f"{{ {each('medi#', 599)} }}", TOO_MANY_ERRORS),
     "unknown arguments": (f"{{ library({each('fir#: 1', 600)}) {{ totalCount }} }}", TOO_MANY_ERRORS),
     "unknown types": (f"{{ {each('... on Medi# { id }', 300)} }}", ABORTED),
-    "a name without end": (f"{{ {'a' * 32_000} }}", f"Cannot query field '{'a' * 32_000}' on type 'Query'."),
+    "a name without end": (f"{{ {'a' * 32_000} }}", f"Cannot query field '{'a' * 900}"),
     "values that are none": (f"{{ library(filter: {{kinds: [{'A ' * 1_900}]}}) {{ totalCount }} }}", TOO_MANY_ERRORS),
     "literals within each other": (
         f"{{ library(filter: {nested('{a:', 150, '1')}) {{ totalCount }} }}",
@@ -148,15 +148,15 @@ ATTACKS: Final[dict[str, tuple[str, str]]] = {
     ),
     "pages of pages": (
         "{ library(first: 100) { nodes { entity { media(first: 100) { nodes { id } } } } } }",
-        too_complex("cost", 150 + 100 * (1 + 1 + 150 + 200), 25_000),
+        too_complex("cost", 550 + 100 * (1 + 1 + 550 + 200), 25_000),
     ),
     "pages by other names": (
         f"{{ {each('a#: library(first: 100) { nodes { id url title } }', 50)} }}",
-        too_complex("cost", 50 * (150 + 400), 25_000),
+        too_complex("cost", 50 * (550 + 400), 25_000),
     ),
     "look-alikes of look-alikes": (
         "{ library(first: 50) { nodes { similar(first: 50) { media { similar(first: 50) { distance } } } } } }",
-        too_complex("cost", 100 + 50 * (1 + 100 + 50 * (1 + 100 + 50)), 25_000),
+        too_complex("cost", 300 + 50 * (1 + 300 + 50 * (1 + 300 + 50)), 25_000),
     ),
     "sign-ins": (
         f"mutation {{ {each(SIGN_IN, 11)} }}",

@@ -37,6 +37,11 @@ async def insert_media(dsn: str, owner: str, rows: Sequence[dict[str, Any]]) -> 
             places = ", ".join(f"${number}" for number in range(1, len(columns) + 1))
             statement = f"INSERT INTO media ({', '.join(columns)}) VALUES ({places})"
             await connection.execute(statement, *columns.values())
+        # As whoever writes them tells it: the lists of these places are other ones now.
+        await connection.execute(
+            "INSERT INTO event (kind, entity, occurred_at) SELECT 'CHANGED', unnest($1::uuid[]), now()",
+            [*{columns["entity"] for columns in media if columns.get("entity")}],
+        )
     finally:
         await connection.close()
     return [str(columns["id"]) for columns in media]

@@ -66,7 +66,10 @@ def test_an_attack_takes_little_memory(document: str, told: str) -> None:
 
 def test_documents_are_kept_up_to_so_many_tokens() -> None:
     documents = PreparedDocuments(schema._schema, most_tokens=100)
-    short, long = "{ __typename }", "{ __typename " + "__typename " * 38 + "}"  # of 3 and 41 tokens
+    short, long = (
+        "{ __typename }",
+        "{ __typename " + "__typename " * 30 + "}",
+    )  # of 3 and 43 tokens, by their letters too
     known = documents.get(short)
     oldest = documents.get(f"{long} #1")
     documents.get(f"{long} #2")
@@ -74,6 +77,13 @@ def test_documents_are_kept_up_to_so_many_tokens() -> None:
     documents.get(f"{long} #3")
     assert documents.get(short) is known  # what is used stays
     assert documents.get(f"{long} #1") is not oldest
+
+
+def test_long_texts_of_few_tokens_are_kept_as_if_they_had_many() -> None:
+    documents = PreparedDocuments(schema._schema, most_tokens=100)
+    short = documents.get("{ __typename }")
+    documents.get(f"{{ __typename }} #{'😀' * 3200}")
+    assert documents.get("{ __typename }") is not short
 
 
 def test_what_is_no_document_is_not_kept() -> None:

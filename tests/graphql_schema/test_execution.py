@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import random
 import uuid
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
+from functools import lru_cache
 from types import SimpleNamespace
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import strawberry
 from graphql import (
+    DocumentNode,
+    GraphQLError,
     GraphQLObjectType,
     GraphQLSchema,
     get_named_type,
     is_abstract_type,
     is_composite_type,
-    is_required_argument,
+    parse,
+    validate,
 )
+from strawberry.extensions import SchemaExtension
 from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
-from strawberry.types import ExecutionResult
+from strawberry.types import ExecutionContext, ExecutionResult
 
 from graphql_schema.execution import PlainFieldsExecutor
 from graphql_schema.loaders import Loader, loaded
@@ -36,11 +42,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-CASES = 80
+CASES = 2000 if os.environ.get("HYPOTHESIS_PROFILE") == "fuzz" else 20
 ROWS = 4
-VARIABLES = {"yes": "true", "no": "false"}
+VARIABLES = {"yes": "Boolean! = true", "no": "Boolean! = false", "by": "Int! = 1"}
+VALUES: list[dict[str, Any]] = [{}, {"yes": False, "no": True}, {"yes": False, "by": 0}, {"no": True, "by": 2}]
 LOADED = ("friend", "friends")
-FRAGMENT_CHANCE, ALIAS_CHANCE, DIRECTIVE_CHANCE = 0.3, 0.2, 0.15
+SHORT = 150  # characters of a fragment that is spread at several places
+FRAGMENT_CHANCE, ALIAS_CHANCE, DIRECTIVE_CHANCE, AGAIN_CHANCE, INTROSPECTION_CHANCE = 0.3, 0.2, 0.15, 0.2, 0.1
 
 
 class Colour(Enum):
@@ -78,6 +86,11 @@ class Row(Thing):
     inner: Row | None
     below: list[Row | None]
     strict: list[Row]
+    grid: list[list[int | None]] | None
+    nested: list[list[Row]]
+    things: list[Thing | None]
+    either: Either | None
+    eithers: list[Either]
 
     @classmethod
     def is_type_of(cls, value: Any, _info: Any) -> bool:
@@ -104,13 +117,13 @@ class Row(Thing):
     def times(self, root: strawberry.Parent[Any], by: int = 2) -> int:
         return root.count * by  # type: ignore[no-any-return]
 
-    @strawberry.field(metadata=loaded(lambda loaders: loaders.rows, lambda row: row.friend))  # type: ignore[untyped-decorator, attr-defined]
+    @strawberry.field(metadata=loaded(lambda loaders: loaders.rows, "friend"))  # type: ignore[untyped-decorator, attr-defined]
     async def friend(self, root: strawberry.Parent[Any], info: strawberry.Info) -> Row | None:
         return await info.context.loaders.rows.load(root.friend) if root.friend else None
 
-    @strawberry.field(metadata=loaded(lambda loaders: loaders.lists, lambda row: str(row.id)))  # type: ignore[untyped-decorator, attr-defined]
+    @strawberry.field(metadata=loaded(lambda loaders: loaders.lists, "label"))  # type: ignore[untyped-decorator, attr-defined]
     async def friends(self, root: strawberry.Parent[Any], info: strawberry.Info) -> list[Row]:
-        return await info.context.loaders.lists.load(str(root.id))  # type: ignore[no-any-return]
+        return await info.context.loaders.lists.load(root.label)  # type: ignore[no-any-return]
 
     @strawberry.field
     def thing(self, root: strawberry.Parent[Any]) -> Thing | None:
@@ -122,6 +135,9 @@ class Other(Thing):
     @classmethod
     def is_type_of(cls, value: Any, _info: Any) -> bool:
         return getattr(value, "kind", None) == "other"
+
+
+Either = Annotated[Row | Other, strawberry.union("Either")]
 
 
 @strawberry.type
@@ -142,6 +158,10 @@ class Query:
     def things(self, info: strawberry.Info) -> list[Thing | None] | None:
         return [row.thing for row in info.context.rows if hasattr(row, "thing")]
 
+    @strawberry.field
+    def either(self, info: strawberry.Info) -> Either | None:
+        return info.context.rows[-1]  # type: ignore[no-any-return]
+
 
 @strawberry.type
 class Subscription:
@@ -151,8 +171,35 @@ class Subscription:
             yield row
 
 
+class SameDocument(SchemaExtension):
+    def on_parse(self) -> Iterator[None]:
+        assert self.execution_context.query is not None
+        self.execution_context.graphql_document = parsed(self.execution_context.query)
+        self.execution_context.pre_execution_errors = []
+        yield
+
+
+@lru_cache(maxsize=1)
+def parsed(text: str) -> DocumentNode:
+    document = parse(text)
+    assert validate(STOCK._schema, document) == []
+    return document
+
+
+class QuietSchema(strawberry.Schema):
+    def process_errors(self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None) -> None:
+        """Stock prints each with its traceback."""
+
+
 STOCK, OURS = (
-    strawberry.Schema(Query, subscription=Subscription, types=[Row, Other], execution_context_class=executor)
+    # As the edge has it: what is executed again is the same document, with all that was found out about it.
+    QuietSchema(
+        Query,
+        subscription=Subscription,
+        types=[Row, Other],
+        execution_context_class=executor,
+        extensions=[SameDocument],
+    )
     for executor in (StrawberryGraphQLCoreExecutionContext, PlainFieldsExecutor)
 )
 
@@ -162,6 +209,9 @@ def leave_nothing() -> Iterator[None]:
     """What nobody awaits is found here, not in another test."""
     yield
     gc.collect()
+
+
+OTHER = SimpleNamespace(kind="other", id="9", name="o")
 
 
 @dataclass
@@ -220,6 +270,7 @@ class Maker:
         plain = [self.row(depth - 1) for _ in range(self.random.randrange(ROWS))] if depth else []
         kept = [row for row in plain if getattr(row, "kind", None) == "row"]
         return {
+            "label": either(["1", "2"], [None, []]),
             "kind": either(["row"], ["row", "other"]),
             "id": either(["1", uuid.UUID(int=5), 3], [None, True, 2.5, b"1", "2"]),
             "count": either([1, 0, -(2**30)], [None, True, 2**31, 1.0, 1.5, "12", "x"]),
@@ -236,7 +287,12 @@ class Maker:
             "strict": plain if self.random.random() < self.poison else kept,
             "children": either([kept, tuple(kept)], [plain, None, Failing("children"), "rows"]),
             "friend": either(["1", "2", None], ["broken", [], 5]),
-            "thing": either([None, SimpleNamespace(kind="other", id="9", name="o")], [SimpleNamespace(kind="?", id=1)]),
+            "grid": either([[[1, None], []], None], [[None], [1], [[2**31]], ((1,),), [["x"]]]),
+            "nested": either([[kept[:1], []], []], [[plain], kept, [None], None]),
+            "things": either([[*kept[:1], OTHER, None], []], [[SimpleNamespace(kind="?")], [1], None, (OTHER,)]),
+            "either": either([OTHER, None, *kept[:1]], [ValueError("either"), "other", SimpleNamespace(kind="?")]),
+            "eithers": either([[*kept[:1], OTHER], []], [[None], [OTHER, 7], OTHER, ValueError("eithers")]),
+            "thing": either([None, OTHER, *kept[:1]], [SimpleNamespace(kind="?", id=1)]),
         }
 
     def context(self) -> Any:
@@ -252,39 +308,56 @@ class Maker:
             return {key: [row for row in friends.values() if getattr(row, "kind", None) == "row"] for key in keys}
 
         return lambda: SimpleNamespace(
-            rows=rows, loaders=SimpleNamespace(rows=Loader(one_each), lists=Loader(many_each))
+            rows=rows, stock=False, loaders=SimpleNamespace(rows=Loader(one_each), lists=Loader(many_each))
         )
 
 
 @dataclass
 class Asker:
-    """Documents over a schema: aliases, fragments of both kinds, @skip and @include by variables, arguments."""
+    """Documents over a schema: fields by other names and again, fragments of all kinds, conditions, arguments."""
 
     schema: GraphQLSchema
     random: random.Random
     depth: int = 3
     without: tuple[str, ...] = ()
-    fragments: list[str] = field(default_factory=list)
+    fragments: list[tuple[str, str, str]] = field(default_factory=list)  # name, type, text
+    disguised: dict[str, str] = field(default_factory=dict)  # fields that bear a name which is that of another
 
     def document(self, root: GraphQLObjectType, kind: str = "query") -> str:
+        shown, hidden = self.random.sample(["count", "maybe", "ratio", "flag", "colour", "tags", "at", "read"], 2)
+        self.disguised = {shown: hidden}
+        self.without = (*self.without, hidden)
         if kind == "subscription":  # of which one root field is all
             name, definition = self.random.choice(list(root.fields.items()))
             body = f"{{ {name} {self.selection(get_named_type(definition.type), self.depth)} }}"
         else:
-            body = self.selection(root, self.depth)
-        whole = f"{body} {' '.join(self.fragments)}"
-        used = [f"${name}: Boolean! = {value}" for name, value in VARIABLES.items() if f"${name})" in whole]
+            body = self.selection(root, self.depth, self.introspection())
+        whole = f"{body} {' '.join(text for _, _, text in self.fragments)}"
+        used = [f"${name}: {declared}" for name, declared in VARIABLES.items() if f"${name})" in whole]
         declared = f"({' '.join(used)})" if used else ""
         return f"{kind} {declared} {whole}"
 
-    def selection(self, type_: Any, depth: int) -> str:
-        candidates = [name for name in type_.fields if depth > 0 or not self._composite(type_, name)]
-        candidates = [name for name in candidates if name not in self.without]
+    def introspection(self) -> str:
+        if self.random.random() > INTROSPECTION_CHANCE:
+            return ""
+        return '__schema { queryType { name fields { name } } } __type(name: "Row") { __typename kind }'
+
+    def selection(self, type_: Any, depth: int, besides: str = "") -> str:
+        fields = getattr(type_, "fields", {})  # a union has none
+        candidates = [name for name in fields if name not in self.without]
+        candidates = [name for name in candidates if depth > 0 or not self._composite(type_, name)]
         chosen = self.random.sample(candidates, min(len(candidates), self.random.randint(1, 6)))
-        parts = ["__typename", *(self.one(type_, name, depth) for name in chosen)]
+        # Asked for twice, a field has what both ask of it.
+        chosen += [name for name in chosen if self.random.random() < AGAIN_CHANCE]
+        parts = ["__typename", besides, *(self.one(type_, name, depth) for name in chosen)]
         if is_abstract_type(type_):
             possible = self.random.choice(list(self.schema.get_possible_types(type_)))
             parts.append(f"... on {possible.name} {self.selection(possible, depth - 1)}")
+        elif type_.interfaces and self.random.random() < FRAGMENT_CHANCE:
+            parts.append(f"... on {type_.interfaces[0].name}{self.directive()} {{ id name }}")
+        known = [name for name, of, text in self.fragments if of == type_.name and len(text) < SHORT]
+        if known and self.random.random() < AGAIN_CHANCE:
+            parts.append(f"...{self.random.choice(known)}")
         self.random.shuffle(parts)
         return f"{{ {' '.join(parts)} }}"
 
@@ -292,22 +365,37 @@ class Asker:
         definition = type_.fields[name]
         below = get_named_type(definition.type)
         selection = self.selection(below, depth - 1) if is_composite_type(below) else ""
-        assert not any(is_required_argument(argument) for argument in definition.args.values())
-        # The alias tells of the selection: two of one name with other selections would be another field.
-        alias = f"a{self.random.randrange(10**6)}: " if self.random.random() < ALIAS_CHANCE else ""
-        told = f"{alias}{name}{self.directive()} {selection}"
+        told = f"{self.called(name, takes=bool(definition.args))}{self.directive()} {selection}"
         if self.random.random() > FRAGMENT_CHANCE:
             return told
         if self.random.random() < 0.5:
             return f"... on {type_.name}{self.directive()} {{ {told} }}"
         fragment = f"F{len(self.fragments)}"
-        self.fragments.append(f"fragment {fragment} on {type_.name} {{ {told} }}")
+        self.fragments.append((fragment, type_.name, f"fragment {fragment} on {type_.name} {{ {told} }}"))
         return f"...{fragment}{self.directive()}"
+
+    def called(self, name: str, *, takes: bool) -> str:
+        """The field, perhaps by another name, which no other field of the document has, nor with other arguments."""
+        if takes:
+            return self.random.choice([name, f"once: {name}(by: 1)", f"often: {name}(by: $by)"])
+        if name in self.disguised:
+            return f"{self.disguised[name]}: {name}"
+        alias = f"a{self.random.randrange(10**6)}: " if self.random.random() < ALIAS_CHANCE else ""
+        return f"{alias}{name}"
 
     def directive(self) -> str:
         if self.random.random() > DIRECTIVE_CHANCE:
             return ""
-        return self.random.choice([" @skip(if: $no)", " @skip(if: $yes)", " @include(if: $yes)", " @include(if: $no)"])
+        conditions = [
+            "@skip(if: $no)",
+            "@skip(if: $yes)",
+            "@include(if: $yes)",
+            "@include(if: $no)",
+            "@include(if: true)",
+        ]
+        first, second = self.random.sample(conditions, 2)
+        both = self.random.random() < 0.2 and first[:5] != second[:5]
+        return f" {first} {second}" if both else f" {first}"
 
     def _composite(self, type_: Any, name: str) -> bool:
         return is_composite_type(get_named_type(type_.fields[name].type))
@@ -340,31 +428,38 @@ def _null_above(data: Any, path: list[str | int]) -> list[str | int]:
     return path
 
 
-def cases(poison: float, *, without: tuple[str, ...] = ()) -> Iterator[tuple[int, str, Any]]:
+def cases(poison: float, *, without: tuple[str, ...] = ()) -> Iterator[tuple[int, str, dict[str, Any], Any]]:
+    """Each document with several values of its variables, and of other rows: what was found out of it is kept."""
     graphql = OURS._schema  # what Strawberry made of it
     assert graphql.query_type is not None
     for seed in range(CASES):
         asker = Asker(graphql, random.Random(seed), without=without)
-        yield seed, asker.document(graphql.query_type), Maker(seed, poison).context()
+        document = asker.document(graphql.query_type)
+        for turn, values in enumerate(VALUES):
+            given = {name: value for name, value in values.items() if f"${name})" in document}
+            if turn == 0 or given:
+                yield seed, document, given, Maker(seed * len(VALUES) + turn, poison).context()
 
 
 @pytest.mark.parametrize("poison", [0.0, 0.03, 0.3])
 async def test_generated_queries_are_answered_as_by_the_stock_executor(poison: float) -> None:
-    with_errors = 0
-    for seed, document, context in cases(poison, without=LOADED):
-        expected = told(await STOCK.execute(document, context_value=context()))
-        assert (seed, told(await OURS.execute(document, context_value=context()))) == (seed, expected), document
-        with_errors += bool(expected[1])
+    asked = with_errors = 0
+    for seed, document, values, context in cases(poison, without=LOADED):
+        stock, ours = [told(await schema.execute(document, values, context())) for schema in (STOCK, OURS)]
+        assert (seed, values, ours) == (seed, values, stock), document
+        assert stock[0] is not None or poison
+        asked += 1
+        with_errors += bool(stock[1])
     # Neither is all of it trivial, nor all of it an error.
-    assert with_errors == 0 if poison == 0 else with_errors > CASES / 20
+    assert with_errors == 0 if poison == 0 else with_errors > asked / 20
 
 
 @pytest.mark.parametrize("poison", [0.0, 0.03, 0.3])
 async def test_what_loaders_bring_is_answered_as_by_the_stock_executor(poison: float) -> None:
     # There at once instead of awaited, it may fail before a sibling that would have failed first.
-    for seed, document, context in cases(poison):
-        expected = explained(told(await STOCK.execute(document, context_value=context())))
-        assert (seed, explained(told(await OURS.execute(document, context_value=context())))) == (seed, expected)
+    for seed, document, values, context in cases(poison):
+        stock, ours = [explained(told(await schema.execute(document, values, context()))) for schema in (STOCK, OURS)]
+        assert (seed, values, ours) == (seed, values, stock), document
 
 
 async def test_a_subscription_is_answered_as_by_the_stock_executor() -> None:
@@ -468,6 +563,6 @@ async def test_a_batch_that_fails_fails_for_all_who_wait_and_is_asked_for_again(
     loader = Loader(fetch)
     failures = await asyncio.gather(loader.load("a"), loader.load_many(["a", "b"]), return_exceptions=True)
     assert [str(failure) for failure in failures] == ["gone", "gone"]
-    assert not loader.knows("a")
+    assert "a" not in loader.found
     assert await loader.load_many(["b", "a"]) == ["there", "there"]
     assert asked == [["a", "b"], ["b", "a"]]

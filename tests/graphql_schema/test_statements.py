@@ -19,7 +19,7 @@ from app.wiring import open_services
 from tests.client import PASSWORD, Json
 from tests.graphql_schema.rows import EPOCH, execute, insert_media
 from tests.postgres import create_database, drop_database
-from tests.server import SECRET_KEY
+from tests.server import OF_THE_RUN, SECRET_KEY
 
 MOST = 8
 POOL = 2
@@ -66,6 +66,7 @@ async def in_this_process(dsn: str, folder: Path) -> AsyncIterator[httpx.AsyncCl
     """The application, and a client of it, for as long as the block: Piccolo's engine is the process's only one."""
     settings = load(
         {
+            **OF_THE_RUN,
             "HEIRLOOM_DATABASE_URL": dsn,
             "HEIRLOOM_DATA_DIR": str(folder),
             "HEIRLOOM_SECRET_KEY": SECRET_KEY,
