@@ -70,7 +70,6 @@ def identified(app: ASGIApp) -> ASGIApp:
 
 def limited(app: ASGIApp, services: Services, cors: CORSConfig | None) -> ASGIApp:
     paces_sockets = services.settings.rate_limits == "on"
-
     open_calls = OpenCalls(services.settings.max_open)
 
     async def with_limits(scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,8 +80,11 @@ def limited(app: ASGIApp, services: Services, cors: CORSConfig | None) -> ASGIAp
                     place.take(caller())
             except RateLimited as error:
                 await refuse_here(error, scope, receive, send)
+                return
+            if _is_socket(scope):
+                await app(scope, paced(receive) if paces_sockets else receive, told_why(scope, receive, send))
             else:
-                await app(scope, paced(receive) if paces_sockets and _is_socket(scope) else receive, send)
+                await app(scope, receive, send)
 
     async def refuse_here(error: RateLimited, scope: Scope, receive: Receive, send: Send) -> None:
         request: Request[Any, Any, Any] = Request(cast(Any, scope), receive, send)
@@ -131,13 +133,37 @@ def _refusal(request: Request[Any, Any, Any], error: RateLimited, cors: CORSConf
         headers |= file_headers.ALWAYS
     elif origin and cors and cors.is_origin_allowed(origin):
         headers |= {**cors.simple_headers, "Access-Control-Allow-Origin": origin, "Vary": "Origin"}
-    if path.startswith(GRAPHQL_PATH):
-        return refuse(request, 429, error.code.value, error.message, headers)
-    return Response({"error": error.message}, status_code=429, headers=headers)
+    return _answer(request, 429, error.code.value, error.message, headers)
+
+
+def _answer(
+    request: Request[Any, Any, Any], status: int, code: str, message: str, headers: dict[str, str]
+) -> Response[Any]:
+    if request.scope["path"].startswith(GRAPHQL_PATH):
+        return refuse(request, status, code, message, headers)
+    return Response({"error": message}, status_code=status, headers=headers)
 
 
 def _is_socket(scope: Scope) -> bool:
     return scope["type"] == ScopeType.WEBSOCKET
+
+
+def told_why(scope: Scope, receive: Receive, send: Send) -> Send:
+    """A refused socket has an answer of ours, with all its headers, in place of the server's bare 403."""
+    accepted = False
+
+    async def send_answer(message: Message) -> None:
+        nonlocal accepted
+        accepted = accepted or message["type"] == "websocket.accept"
+        if accepted or message["type"] != "websocket.close":
+            await send(message)
+            return
+        request: Request[Any, Any, Any] = Request(cast(Any, scope), receive, send)
+        answer = _answer(request, 403, "FORBIDDEN", "No socket is served here, or not to this page.", {})
+        respond = answer.to_asgi_response(app=None, request=request)
+        await respond(cast(Any, scope), receive, _before_the_handshake(send))
+
+    return send_answer
 
 
 def _before_the_handshake(send: Send) -> Send:

@@ -44,7 +44,7 @@ STALE_SECONDS: Final = 86_400.0
 ASKED_AGAIN_SECONDS: Final = 10.0
 FETCH_SECONDS: Final = 5.0
 MOST_BYTES: Final = 256 * 1024  # of a JWK set
-LONGEST_SECONDS: Final = 30 * 86_400  # that a token's session lasts, whatever the token says
+LONGEST_SECONDS: Final = 30 * 86_400  # that a token may still be good for; sessions that have ended are kept as long
 NAMELESS: Final = "Member"
 
 Fetch = Callable[[str], Awaitable[bytes]]
@@ -111,7 +111,7 @@ class KeySet:
                 self._keys = _keys(await self._fetch(self._url))
             self._fresh_until = self._clock() + KEPT_SECONDS
             self._away = False
-        except (OSError, TimeoutError, ValueError, jwt.PyJWTError) as error:
+        except (OSError, TimeoutError, ValueError) as error:
             self._away = True  # those at hand stay
             logger.warning("The keys of the tokens' issuer could not be fetched: %r", error)
         finally:
@@ -119,12 +119,22 @@ class KeySet:
 
 
 def _keys(body: bytes) -> dict[str | None, jwt.PyJWK]:
-    """Those that sign by an algorithm of ours. Raises ValueError or PyJWTError."""
+    """Those that sign by an algorithm of ours. Raises ValueError."""
     found = orjson.loads(body)
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or not isinstance(found.get("keys"), list):
         raise ValueError("not a JWK set")  # noqa: TRY004 - of what came, not of what we passed
-    keys = [key for key in jwt.PyJWKSet.from_dict(found) if key.algorithm_name in ALGORITHMS]
+    keys = [key for each in found["keys"] if (key := _key(each)) and key.algorithm_name in ALGORITHMS]
+    if not keys:
+        raise ValueError("no key of use")
     return {key.key_id: key for key in keys if key.public_key_use in {None, "sig"}}
+
+
+def _key(found: Any) -> jwt.PyJWK | None:
+    """None for one of a kind that isn't known, which spoils none of the others (RFC 7517, 5)."""
+    try:
+        return jwt.PyJWK.from_dict(found)
+    except (jwt.PyJWTError, NotImplementedError, AttributeError, TypeError, ValueError):
+        return None
 
 
 class Issuer:
@@ -155,12 +165,15 @@ class Issuer:
                 issuer=self._issuer,
                 audience=self._audience,
                 leeway=LEEWAY_SECONDS,
-                options={"require": REQUIRED},
+                options={"require": REQUIRED, "enforce_minimum_key_length": True},
             )
         except jwt.ExpiredSignatureError as error:
             raise Unauthenticated("This token has expired.") from error
-        except jwt.PyJWTError as error:
+        except (jwt.PyJWTError, OverflowError, TypeError, ValueError) as error:  # of claims that are no such numbers
             raise Unauthenticated("This token is not valid.") from error
+        if int(claims["exp"]) > time.time() + LONGEST_SECONDS:
+            # What becomes of its session would be forgotten before it ends.
+            raise Unauthenticated("This token is good for too long.")
         if not 0 < len(claims["sub"]) <= SUBJECT_CHARACTERS or not text.storable(claims["sub"]):
             raise Unauthenticated("This token is not valid.")
         return claims
@@ -172,7 +185,7 @@ class Issuer:
             session=uuid.UUID(bytes=digest[:16], version=5),
             issuer=self._issuer,
             subject=claims["sub"],
-            expires_at=datetime.fromtimestamp(min(claims["exp"], time.time() + LONGEST_SECONDS), UTC),
+            expires_at=datetime.fromtimestamp(int(claims["exp"]), UTC),
             email=_verified_email(claims),
             name=_name(claims),
         )

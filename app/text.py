@@ -19,17 +19,18 @@ SLACK: Final = 4  # times the limit that is looked at more closely: white space 
 
 EMAIL_LENGTH: Final = 254  # RFC 5321, 4.5.3.1.3
 # Only what every address has: whether it is anybody's, a mail to it tells.
+SURROGATE: Final = re.compile(r"[\ud800-\udfff]")  # half a character: JSON may have it, and UTF-8 has not
 EMAIL: Final = re.compile(r"[^@\s\x00-\x1f\x7f]{1,64}@[^@\s\x00-\x1f\x7f]+\.[^@\s\x00-\x1f\x7f]+")
 
 
 def is_email(given: str) -> bool:
     # The length first: the pattern takes time by its square, and a megabyte of dots an hour.
-    return len(given) <= EMAIL_LENGTH and EMAIL.fullmatch(given) is not None
+    return len(given) <= EMAIL_LENGTH and EMAIL.fullmatch(given) is not None and storable(given)
 
 
 def storable(value: str) -> bool:
     """Whether there can be such a text in the database at all: what is asked for by another is not found."""
-    return "\x00" not in value
+    return "\x00" not in value and SURROGATE.search(value) is None
 
 
 def _normalized(value: str, field: str) -> str:

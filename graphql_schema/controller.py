@@ -65,6 +65,7 @@ PREFLIGHT_HEADERS = (
 )
 # A file of nobody's is read only so that a client which sends before it listens gets its answer.
 ANONYMOUS_BYTES = 32 * 1024 * 1024
+JSON_SECONDS = 60.0  # for a megabyte at most
 CONNECTION_INIT_TIMEOUT = timedelta(seconds=10)  # an honest client sends it with its first packet
 
 Viewer = TypeVar("Viewer")
@@ -115,7 +116,7 @@ class StrictController(GraphQLController[Any, None]):
     async def handle_http_post(self, request: GraphQLRequest) -> Response[Any]:
         return await self._answer(request)
 
-    @route(http_method=["PUT", "PATCH", "DELETE"], status_code=405)
+    @route(http_method=["HEAD", "PUT", "PATCH", "DELETE"], status_code=405)
     async def handle_other_methods(self) -> None:
         raise MethodNotAllowed("GraphQL is served by GET and POST.")
 
@@ -207,7 +208,7 @@ class StrictController(GraphQLController[Any, None]):
         if (request.content_length or 0) > self.json_bytes:
             raise too_large
         body = bytearray()
-        async for chunk in patient(request.stream(), RequestTimeout):
+        async for chunk in patient(request.stream(), RequestTimeout, whole=JSON_SECONDS):
             body += chunk
             if len(body) > self.json_bytes:
                 raise too_large

@@ -16,10 +16,19 @@ import asyncpg
 import httpx
 import pytest
 import websockets
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from app.errors import Unauthenticated
-from app.issuers import ASKED_AGAIN_SECONDS, KEPT_SECONDS, STALE_SECONDS, KeySet, KeysUnavailable
+from app.issuers import (
+    ASKED_AGAIN_SECONDS,
+    KEPT_SECONDS,
+    LONGEST_SECONDS,
+    STALE_SECONDS,
+    Issuer,
+    KeySet,
+    KeysUnavailable,
+)
 from app.settings import SettingsError, load
 from app.wiring import outside_issuer
 from tests.app.conftest import Guarded, new_address
@@ -166,7 +175,11 @@ BAD_CLAIMS: list[dict[str, Any]] = [
     {"sub": ""},
     {"sub": "s" * 256},
     {"sub": "nul\x00"},
+    {"sub": "half a character \ud800"},
     {"nbf": 2**32},
+    {"exp": "soon"},
+    {"exp": float("inf")},
+    {"exp": [2**32]},
 ]
 
 
@@ -201,6 +214,35 @@ async def test_what_is_not_for_us_is_refused(
 async def test_an_expired_one_is_refused(guarded: Guarded) -> None:
     [error] = await refused(guarded, token(guarded.keys[0], somebody(), exp=int(time.time()) - 60))
     assert error["message"] == "This token has expired."
+
+
+async def test_one_that_outlives_what_is_kept_of_its_session_is_refused(guarded: Guarded) -> None:
+    [error] = await refused(guarded, token(guarded.keys[0], somebody(), exp=int(time.time()) + LONGEST_SECONDS + 60))
+    assert error["message"] == "This token is good for too long."
+
+
+async def test_an_email_that_can_not_be_stored_is_not_kept(guarded: Guarded) -> None:
+    found = await viewer(guarded, token(guarded.keys[0], somebody(), email="\ud800@example.org", email_verified=True))
+    assert found["email"].endswith("@id.example.org.invalid")
+
+
+async def test_a_key_that_is_none_spoils_no_other_and_a_weak_one_is_of_no_use() -> None:
+    strong, weak = rsa_key("strong"), Key("weak", "RS256", rsa.generate_private_key(65537, 1024))
+    none = [
+        {"kty": "RSA", "alg": "none", "kid": "a"},
+        {"kty": "oct", "k": "AAAA", "kid": "b"},
+        {"kty": "new"},
+        "c",
+        None,
+    ]
+
+    async def fetch(_: str) -> bytes:
+        return json.dumps({"keys": [*none, weak.published(), strong.published()]}).encode()
+
+    issuer = Issuer(KeySet("https://id.example.org/keys", fetch), issuer=ISSUER, audience=AUDIENCE, quota_bytes=None)
+    assert (await issuer.read(token(strong, "somebody"))).subject == "somebody"
+    with pytest.raises(Unauthenticated, match="not valid"):
+        await issuer.read(token(weak, "somebody"))
 
 
 async def test_a_public_key_is_no_secret(guarded: Guarded) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 from typing import Any
@@ -17,6 +18,7 @@ pytestmark = pytest.mark.xdist_group("guarded")
 
 MADE = re.compile(r"[0-9a-f]{32}")
 API_POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+NO_SOCKET = "No socket is served here, or not to this page."
 JSON = {"content-type": "application/json"}
 QUERY = {"query": "{ viewer { email } }"}
 
@@ -114,3 +116,33 @@ async def test_a_socket_is_told_its_id(guarded: Guarded) -> None:
         assert socket.response.headers["x-request-id"] == given
     line = guarded.told(given)
     assert (line["method"], line["route"], line["status"]) == ("WEBSOCKET", "/graphql", 101)
+
+
+@pytest.mark.parametrize(
+    ("path", "origin", "body"),
+    [
+        (
+            "/graphql",
+            "https://evil.example.org",
+            {"errors": [{"message": NO_SOCKET, "extensions": {"code": "FORBIDDEN"}}]},
+        ),
+        ("/nothing/there", None, {"error": NO_SOCKET}),
+        ("/health/live", None, {"error": NO_SOCKET}),
+    ],
+)
+async def test_a_refused_socket_is_answered_like_any_request(
+    guarded: Guarded, path: str, origin: str | None, body: Any
+) -> None:
+    given = secrets.token_hex(8)
+    headers = {"x-request-id": given, **({"origin": origin} if origin else {})}
+    with pytest.raises(websockets.InvalidStatus) as refused:
+        await websockets.connect(f"{guarded.url.replace('http', 'ws', 1)}{path}", additional_headers=headers)
+    answer = refused.value.response
+    assert (answer.status_code, answer.headers["x-request-id"]) == (403, given)
+    assert answer.headers["content-security-policy"] == API_POLICY
+    assert json.loads(answer.body or b"") == body
+
+
+async def test_a_method_of_no_use_is_told_as_graphql_tells(caller: httpx.AsyncClient) -> None:
+    answer = await caller.head("/graphql")
+    assert (answer.status_code, answer.headers["content-type"]) == (405, "application/json; charset=utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import uuid
 from collections.abc import AsyncIterator, Coroutine
@@ -31,7 +32,19 @@ from app.settings import load
 from app.tables import Entity, Media
 from app.wiring import open_services
 from graphql_schema.schema import schema
-from tests.app.read_world import ELSEWHERE, FIRST, SECOND, TABLES, TOUR, House, Tour, changed, insert_variants, picture
+from tests.app.read_world import (
+    CONTENT,
+    ELSEWHERE,
+    FIRST,
+    SECOND,
+    TABLES,
+    TOUR,
+    House,
+    Tour,
+    changed,
+    insert_variants,
+    picture,
+)
 from tests.client import Account, Json, admitted
 from tests.graphql_schema.rows import dsn_of, insert_media
 from tests.graphql_schema.test_statements import POOL, logged, one_connection
@@ -130,6 +143,33 @@ async def test_what_is_moved_while_it_is_processed_shows_where_it_is(
     seen = (await tour.look_around())["owner"]["profile"]
     assert (seen["newest"]["nodes"][0]["id"], seen["newest"]["nodes"][0]["status"]) == (moved, "READY")
     assert seen["unfinished"]["totalCount"] == 0
+
+
+async def test_a_hash_shows_as_soon_as_it_is_known(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the next stage is told."""
+    tour, steps = await Tour.begin(house), dict(TOUR)
+    await tour.furnish()
+    for name in ("createUploadSession", "completeUpload"):
+        await steps[name](tour, tour.who("owner"))
+    fetch, reach, shown = ingest.fetch, ingest._reach, []
+
+    async def look() -> None:
+        shown.append((await tour.look_around())["owner"]["person"]["newest"]["nodes"][0]["sha256"])
+
+    async def fetch_and_look(*given: Any) -> str:
+        sha256 = await fetch(*given)
+        await look()
+        return sha256
+
+    async def look_and_reach(*given: Any) -> None:
+        await look()
+        await reach(*given)
+
+    monkeypatch.setattr(ingest, "fetch", fetch_and_look)
+    monkeypatch.setattr(ingest, "_reach", look_and_reach)
+    assert await house.work(ingest.process, tour.media["sent"])
+    sha256 = hashlib.sha256(CONTENT).hexdigest()
+    assert shown == [None, sha256, sha256]  # fetched; about to be analyzed, and stored
 
 
 async def test_what_the_check_mends_while_it_is_processed_shows(house: House) -> None:

@@ -48,7 +48,7 @@ VIEWER = "{ viewer { user { displayName } } }"
 # PostGraphile's own names for the same. It asks nobody who they are: it is told whose media are meant.
 TABLES_LIBRARY = """
     query($first: Int, $owner: UUID!) {
-        allMedia(first: $first, condition: {owner: $owner, deletedAt: null}, orderBy: [CREATED_AT_DESC, ROW_ID_DESC]) {
+        allMedia(first: $first, condition: {owner: $owner}, orderBy: [CREATED_AT_DESC, ROW_ID_DESC]) {
             edges { node {
                 rowId publicId kind status filename contentType sizeBytes width height title tags takenAt createdAt url
                 variantsByMedia { nodes { name contentType width height sizeBytes url } }

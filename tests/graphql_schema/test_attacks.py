@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 import tracemalloc
 from typing import cast
@@ -84,6 +85,22 @@ def test_long_texts_of_few_tokens_are_kept_as_if_they_had_many() -> None:
     short = documents.get("{ __typename }")
     documents.get(f"{{ __typename }} #{'😀' * 3200}")
     assert documents.get("{ __typename }") is not short
+
+
+def test_a_document_that_is_dropped_leaves_nothing() -> None:
+    documents = PreparedDocuments(schema._schema, most_tokens=100)
+    gc.collect()
+    gc.disable()  # which is as good as what it does with objects that have been there for long
+    tracemalloc.start()
+    try:
+        for number in range(20):
+            documents.get(f"{{ viewer {{ {' '.join(f'a{number}b{each}: email' for each in range(30))} }} }}")
+        documents.get("{ __typename }")
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert kept < 60_000  # one such document takes 40 KB
 
 
 def test_what_is_no_document_is_not_kept() -> None:

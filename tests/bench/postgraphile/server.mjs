@@ -12,6 +12,13 @@ import { makePgService } from 'postgraphile/adaptors/pg';
 import { PostGraphileAmberPreset } from 'postgraphile/presets/amber';
 import { extendSchema, gql } from 'postgraphile/utils';
 
+// The one thing of Node 22 that it needs: so it runs on the Node that the pages are built with, as graphql-yoga does.
+Promise.withResolvers ??= () => {
+  const parts = {};
+  parts.promise = new Promise((resolve, reject) => Object.assign(parts, { resolve, reject }));
+  return parts;
+};
+
 const [connectionString, secret] = process.argv.slice(2);
 const expires = Math.ceil(Date.now() / 1000) + 3600;
 const signed = new Map();
