@@ -16,6 +16,7 @@ help:
 	@echo 'make bench   measure speed and memory'
 	@echo 'make format  format the code            make lock    renew the locks (needs uv)'
 	@echo 'make schema  export the schema          make wheel   build dist/*.whl'
+	@echo 'make pages   build the browser pages    make clean   remove what was made, but no data'
 
 run: $(VENV)/run.stamp pages
 	@exec $(BIN)/python -m app.cli serve
@@ -44,7 +45,7 @@ fuzz: $(VENV)/dev.stamp
 	@HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest tests/app/test_upload_life.py \
 		tests/app/test_media_events.py::test_uploads_of_many_writers_are_told_once_each_whatever_is_cut_off \
 		tests/app/test_read_cache.py::test_whatever_is_done_and_read_in_any_order \
-		tests/processing/test_mutations.py -q -x $(ARGS)
+		tests/processing/test_mutations.py tests/graphql_schema/test_execution.py -q -x $(ARGS)
 
 SECONDS ?= 600
 attack: $(VENV)/dev.stamp

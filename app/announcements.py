@@ -19,8 +19,8 @@ import orjson
 from app import media
 from app.db import hydrate
 from app.event_cursors import Consumer
-from app.events import POLL_SECONDS, Connect, Happening, listening, pause, read_new
-from app.settings import SettingsError
+from app.event_hub import POLL_SECONDS, Connect, listening, pause
+from app.events import Happening, read_new
 from app.tables import EventKind, Media
 from app.wiring import Services
 
@@ -47,10 +47,7 @@ _LOCK: Final = "SELECT pg_try_advisory_lock(hashtext('heirloom announcements'))"
 
 @asynccontextmanager
 async def announcing(services: Services, connect: Connect) -> AsyncIterator[None]:
-    """Within the block, where the settings name a Redis. It need not answer, and what happens meanwhile is told later.
-
-    Raises SettingsError when its package is missing.
-    """
+    """Within the block, where the settings name a Redis. It need not answer: what happens meanwhile is told later."""
     if services.settings.redis_url is None:
         yield
         return
@@ -65,13 +62,11 @@ async def announcing(services: Services, connect: Connect) -> AsyncIterator[None
 
 
 def _open(url: str) -> Redis:
-    try:
-        # Imported where it is used: few deployments have a Redis.
-        from redis.asyncio import Redis  # noqa: PLC0415
-        from redis.asyncio.retry import Retry  # noqa: PLC0415
-        from redis.backoff import NoBackoff  # noqa: PLC0415
-    except ImportError as error:
-        raise SettingsError("HEIRLOOM_REDIS_URL needs the Python package redis.") from error
+    # Imported where it is used: few deployments have a Redis.
+    from redis.asyncio import Redis  # noqa: PLC0415
+    from redis.asyncio.retry import Retry  # noqa: PLC0415
+    from redis.backoff import NoBackoff  # noqa: PLC0415
+
     # It is tried again here, by whichever worker then holds the lock.
     never = Retry(NoBackoff(), 0)
     return Redis.from_url(url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS, retry=never)

@@ -140,6 +140,8 @@ async def _viewer_of(tokens: Tokens, token: str) -> Viewer | None:
     if viewer is None:
         await tokens.issuer.admit(outside)
         viewer = await _of_session(outside.session)
+    if viewer is not None:
+        tokens.issuer.remember(outside.subject, viewer.id)
     return viewer
 
 

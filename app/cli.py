@@ -244,7 +244,7 @@ def _check_documents(_: argparse.Namespace) -> int:
     documents = load_trusted(settings.trusted_documents, only=settings.trusted_only == "on")
     limits = Limits(settings.max_depth, settings.max_aliases)
     found = [f"{name}: {reason}\n" for name, reason in refused(schema.documents, documents, limits)]
-    sys.stdout.write("".join(found) or f"{len(documents.by_id)} documents, all fine.\n")
+    sys.stdout.write("".join(found) or f"Documents: {len(documents.by_id)}, all fine.\n")
     return 1 if found else 0
 
 

@@ -15,6 +15,7 @@ HEAD_SECONDS: Final = 20.0  # for a whole one; the first comes with the connecti
 WAITING: Final = 16  # requests that were sent before those ahead of them were answered
 # Two of these would be read as one by whoever counts, and as the other by whoever answers (RFC 9110, 5.3).
 SINGLE: Final = frozenset((b"authorization", b"content-type", b"host", b"origin"))
+OF_BODIES: Final = frozenset((b"content-length", b"transfer-encoding"))
 
 _BODY: Final = orjson.dumps(
     {
@@ -113,6 +114,9 @@ class BoundedHeads(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._end_head()
+        # The parser stops at any upgrade, and would take a body for another request: one that nobody has looked at.
+        if self.parser.should_upgrade() and any(name in OF_BODIES for name, _ in self.headers):
+            raise HeadRefused
         if len(self.pipeline) >= WAITING:
             self._too_many = True
             raise HeadRefused

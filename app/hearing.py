@@ -11,7 +11,8 @@ from typing import Final
 from app.access import Viewer
 from app.auth import ENDED, standing
 from app.errors import Forbidden, Unauthenticated
-from app.events import Happening, Subscription
+from app.event_hub import Subscription
+from app.events import Happening
 from app.tables import EventKind
 
 # A session's end is an event, and its expiry known beforehand. Whatever else may become of it is found so late.

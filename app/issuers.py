@@ -13,6 +13,7 @@ import logging
 import math
 import time
 import uuid
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ ASKED_AGAIN_SECONDS: Final = 10.0
 FETCH_SECONDS: Final = 5.0
 MOST_BYTES: Final = 256 * 1024  # of a JWK set
 LONGEST_SECONDS: Final = 30 * 86_400  # that a token may still be good for; sessions that have ended are kept as long
+MOST_ACCOUNTS: Final = 10_000  # that are known by their subject at a time
 NAMELESS: Final = "Member"
 
 Fetch = Callable[[str], Awaitable[bytes]]
@@ -145,6 +147,7 @@ class Issuer:
         self._issuer = issuer
         self._audience = audience
         self._quota_bytes = quota_bytes
+        self._accounts: OrderedDict[str, str] = OrderedDict()
 
     async def read(self, token: str) -> OutsideToken:
         """Raises Unauthenticated, and KeysUnavailable."""
@@ -153,7 +156,17 @@ class Issuer:
     def claimed(self, token: str) -> str | None:
         """Who it says it is, by keys that are at hand; None where they aren't. Raises Unauthenticated."""
         key = self._keys.known(_kid(token))
-        return f"{self._issuer} {self._verified(token, key)['sub']}" if key else None
+        if key is None:
+            return None
+        subject = self._verified(token, key)["sub"]
+        return self._accounts.get(subject) or f"{self._issuer} {subject}"
+
+    def remember(self, subject: str, account: uuid.UUID) -> None:
+        """Whose tokens these are, so that whoever comes with one is counted as what they are here."""
+        self._accounts[subject] = str(account)
+        self._accounts.move_to_end(subject)
+        if len(self._accounts) > MOST_ACCOUNTS:
+            self._accounts.popitem(last=False)
 
     def _verified(self, token: str, key: jwt.PyJWK) -> dict[str, Any]:
         try:

@@ -21,6 +21,7 @@ NOISY: Final = ("pgqueuer", "uvicorn", "botocore", "aiobotocore", "httpx", "asyn
 
 def set_up(level: str, form: str) -> None:
     """The root logger, whatever it had before, to standard error."""
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line tells of these
     logging.basicConfig(level=level.upper(), handlers=[handler(form, sys.stderr)], force=True)
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)

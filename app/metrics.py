@@ -39,13 +39,15 @@ VERBS: Final = frozenset(
 )
 # Names of operations are the client's choice. A process learns so many, of them so many from any one account.
 MOST_NAMES: Final = 100
+MOST_TRUSTED: Final = 200  # each takes some 2 KB of a file
 MOST_NAMES_OF_A_USER: Final = 10
+NAME_CHARACTERS: Final = 100
 
 
 class Names:
     """Of operations that are told by name; the rest is "other".
 
-    Those of trusted documents are always. Others are learnt from what somebody signed in has asked for with success,
+    Those of trusted documents are always, the first by the alphabet. Others are learnt from what somebody signed in has asked for with success,
     and never forgotten: so a stranger can bring none, and nobody can push out what is told already.
     """
 
@@ -55,7 +57,7 @@ class Names:
         self._brought: dict[UUID, int] = {}
 
     def trust(self, names: set[str]) -> None:
-        self._known |= names
+        self._known |= {*sorted(names)[:MOST_TRUSTED]}  # the same ones in each process
 
     def remember(self, names: Iterable[str]) -> None:
         """Learnt by the one before."""
@@ -72,7 +74,7 @@ class Names:
 
     def _learns(self, name: str, user: UUID) -> bool:
         brought = self._brought.get(user, 0)
-        if self._learnt >= MOST_NAMES or brought >= MOST_NAMES_OF_A_USER or len(name) > MOST_NAMES:
+        if self._learnt >= MOST_NAMES or brought >= MOST_NAMES_OF_A_USER or len(name) > NAME_CHARACTERS:
             return False
         self._known.add(name)
         self._learnt += 1
@@ -177,9 +179,8 @@ class _Value:
 
         which = f"{kind}_{multiprocess_mode}" if kind == "gauge" else kind
         if which not in files:
-            with (folder / f"{which}_{identity}.db").open("ab") as file:
-                file.write(bytes(max(0, FILE_BYTES - file.tell())))
-            files[which] = mmap_dict.MmapedDict(str(folder / f"{which}_{identity}.db"))  # type: ignore[no-untyped-call]
+            path = _whole(folder / f"{which}_{identity}.db")
+            files[which] = mmap_dict.MmapedDict(str(path))  # type: ignore[no-untyped-call]
         self._file = files[which]
         self._key = mmap_dict.mmap_key(metric, name, labels, values, doc)
         self._value: float = self._file.read_value(self._key)[0]
@@ -194,6 +195,15 @@ class _Value:
 
     def get(self) -> float:
         return self._value
+
+
+def _whole(path: Path) -> Path:
+    """The file, made if there is none: whole at once, since others may be scraped at any moment."""
+    if not path.exists():
+        made = path.with_suffix(".new")
+        made.write_bytes(bytes(FILE_BYTES))
+        made.rename(path)
+    return path
 
 
 _instruments: Instruments | None = None

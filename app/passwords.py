@@ -53,10 +53,10 @@ class Passwords:
             await self._turn.acquire()
         finally:
             self._waiting -= 1
-        try:
-            return await asyncio.to_thread(work)
-        finally:
-            self._turn.release()
+        # Who asked may be gone before it is done; the turn is over when the thread is.
+        running = asyncio.ensure_future(asyncio.to_thread(work))
+        running.add_done_callback(lambda _: self._turn.release())
+        return await asyncio.shield(running)
 
     def _matches(self, password_hash: str, password: bytes) -> bool:
         try:

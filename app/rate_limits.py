@@ -165,7 +165,8 @@ class RateLimits:
         if rate is None:
             return
         key = hashlib.blake2b(who.encode("utf-8", "surrogatepass"), digest_size=16, key=self._secret).digest()
-        wait = await self._buckets.spend(limit, key, rate, cost, keep=keep)
+        # What is dearer than all that there is takes all.
+        wait = await self._buckets.spend(limit, key, rate, min(cost, rate.count), keep=keep)
         if wait > 0:
             metrics.rate_limited(limit)
             raise RateLimited(wait)

@@ -21,7 +21,7 @@ from app.cluster import listeners
 from app.heads import BoundedHeads
 from app.main import create_app
 from app.migrate import migrate
-from app.settings import Settings, SettingsError
+from app.settings import Settings
 from app.socket_frames import BoundedSocket
 from app.wiring import Services, being_set_up, open_services
 
@@ -61,13 +61,12 @@ async def _answer(
     *,
     shared: bool = False,
 ) -> None:
-    settings = services.settings
     await services.hub.start()
     try:
         app = create_app(services)
-        server = Server(_config(settings, app), announce, stop_streams=app.state.streams.stop)
+        server = Server(_config(app), announce, stop_streams=app.state.streams.stop)
         async with beside or nullcontext():
-            await server.run_until_stopped(listeners(settings, shared=True) if shared else None)
+            await server.run_until_stopped(listeners(services.settings, shared=shared))
     finally:
         await services.hub.stop()
 
@@ -82,24 +81,17 @@ class Server(uvicorn.Server):
         self._announce = announce
         self._stop_streams = stop_streams
 
-    async def run_until_stopped(self, sockets: list[socket.socket] | None) -> None:
-        """On these sockets, or on those of its own configuration."""
+    async def run_until_stopped(self, sockets: list[socket.socket]) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
         await self._serve(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        try:
-            await super().startup(sockets)
-            _settle_memory()
-            if self.started:
-                self._announce()
-        except SystemExit as error:
-            if isinstance(error.__context__, OSError):
-                reason = error.__context__.strerror
-                raise SettingsError(f"HEIRLOOM_HOST and HEIRLOOM_PORT: {reason}.") from error.__context__
-            raise
+        await super().startup(sockets)
+        _settle_memory()
+        if self.started:
+            self._announce()
 
     def _stop(self, number: int) -> None:
         self._stop_streams()  # it waits for answers, of which these would go on
@@ -115,11 +107,9 @@ def _settle_memory() -> None:
     gc.set_threshold(COLLECTED_AFTER)
 
 
-def _config(settings: Settings, app: object) -> uvicorn.Config:
+def _config(app: object) -> uvicorn.Config:
     return uvicorn.Config(
         app,  # type: ignore[arg-type]  # an ASGI application, as Litestar types it
-        host=settings.host,
-        port=settings.port,
         log_config=None,
         access_log=False,
         lifespan="on",

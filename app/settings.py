@@ -264,7 +264,7 @@ class Settings:
     max_aliases: int = setting(_between(0, 1000), 50, doc="fields of a GraphQL operation that are given other names")
     max_cost: int = setting(
         _between(100, 10_000_000), 25_000, doc="cost of a GraphQL request: a field of an object is 1, lists multiply; "
-        "100 media with all that they have are 9,000"
+        "100 media with all that they have are 17,000"
     )  # fmt: skip
     cached_rows: int = setting(
         _between(0, 10_000_000), 10_000, doc="rows that each process keeps of what was read last, up to 6 KB each; 0 "
@@ -277,8 +277,8 @@ class Settings:
         _one_of("on", "off"), "off", doc="`on`: no other documents are executed, introspection neither"
     )
     executor: str = setting(
-        _one_of("plain", "stock"), "plain", doc="`plain` reads plain fields of a GraphQL answer by itself; `stock` leaves "
-        "all of them to graphql-core: slower, with the same answers, for the case of a doubt"
+        _one_of("plain", "stock"), "plain", doc="`plain` reads plain fields of a GraphQL answer by itself; `stock` "
+        "leaves all of them to graphql-core: slower, with the same answers, for the case of a doubt"
     )  # fmt: skip
     max_pixels: int = setting(_between(1, 2_000_000_000), 100_000_000, doc="width × height of an image")
     processes: int = setting(_between(0, 128), 0, doc="decoders that a worker runs; 0 is one a core")

@@ -35,6 +35,12 @@ class BoundedSocket(WebSocketsSansIOProtocol):
         if self._in_bounds():
             super().handle_cont(event)
 
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        # uvicorn forgets it, and would call the application to blame.
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
+            self.handshake_complete = True
+
     def send_receive_event_to_app(self) -> None:
         if self.transport.is_closing():
             return

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 QUEUE: Final = 4096  # spans that wait to be sent; those that come when it is full are lost, and nothing else
 BATCH: Final = 512
+NAME_CHARACTERS: Final = 100
+MOST_CHARACTERS: Final = 4_000  # of one thing that is told: a statement has 2,000
 SEND_EVERY_MS: Final = 1000
 SEND_SECONDS: Final = 5.0  # that one batch is tried to be sent
 TELL_EVERY: Final = 60.0  # seconds, that a collector is away
@@ -121,11 +123,12 @@ def traced(endpoint: str | None, ratio: float, role: str) -> Iterator[None]:
 def _provider(endpoint: str, ratio: float, role: str) -> TracerProvider:
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
     from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
-    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+    from opentelemetry.sdk.trace import SpanLimits, TracerProvider  # noqa: PLC0415
     from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
     from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio  # noqa: PLC0415
 
     provider = TracerProvider(
+        span_limits=SpanLimits(max_attribute_length=MOST_CHARACTERS),
         resource=Resource.create({"service.name": f"heirloom-{role}"}),
         sampler=ParentBasedTraceIdRatio(ratio),
         shutdown_on_exit=False,  # `traced` does
@@ -197,6 +200,7 @@ class Operation:
         self._span = span
 
     def ended(self, name: str | None, kind: str, outcome: str) -> None:
+        name = name and name[:NAME_CHARACTERS]  # the client's choice
         self._span.update_name(f"{kind} {name}" if name else kind)
         self._span.set_attribute("graphql.operation.type", kind)
         if name:

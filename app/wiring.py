@@ -14,7 +14,7 @@ from typing import Final
 import asyncpg
 
 from app.auth import Tokens, derived_key
-from app.events import EventHub
+from app.event_hub import EventHub
 from app.issuers import Issuer, KeySet, fetched
 from app.passwords import Passwords
 from app.piccolo_conf import DB
@@ -103,12 +103,10 @@ async def open_buckets(redis_url: str | None) -> AsyncIterator[Buckets]:
     if redis_url is None:
         yield MemoryBuckets()
         return
-    try:
-        # Imported where it is used: the laptop shape has no Redis.
-        from redis.asyncio import BlockingConnectionPool, Redis  # noqa: PLC0415
-        from redis.exceptions import RedisError  # noqa: PLC0415
-    except ImportError as error:
-        raise SettingsError("HEIRLOOM_REDIS_URL needs the Python package redis.") from error
+    # Imported where it is used: the laptop shape has no Redis.
+    from redis.asyncio import BlockingConnectionPool, Redis  # noqa: PLC0415
+    from redis.exceptions import RedisError  # noqa: PLC0415
+
     # One that waits for a free connection, rather than opening one for each request that comes meanwhile.
     pool = BlockingConnectionPool.from_url(redis_url, max_connections=REDIS_CONNECTIONS, timeout=REDIS_SECONDS)
     async with Redis.from_pool(pool) as redis:

@@ -19,7 +19,10 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 @asynccontextmanager
 async def served(settings: Settings, folder: Path) -> AsyncIterator[None]:
     """On its port. Raises SettingsError."""
-    import uvicorn  # noqa: PLC0415 - few workers need it
+    # Few workers need them.
+    import uvicorn  # noqa: PLC0415
+
+    from app.heads import BoundedHeads  # noqa: PLC0415
 
     try:
         listener = socket.create_server((settings.host, settings.worker_metrics_port), family=_family(settings.host))
@@ -29,6 +32,8 @@ async def served(settings: Settings, folder: Path) -> AsyncIterator[None]:
     server = uvicorn.Server(
         uvicorn.Config(
             app,
+            http=BoundedHeads,
+            ws="none",
             log_config=None,
             access_log=False,
             lifespan="off",

@@ -27,7 +27,7 @@ from app.wiring import Services
 from graphql_schema.loaders import Loaders
 from graphql_schema.trusted import TRUST_IN_NONE, TrustedDocuments
 
-# A page of a hundred media with all that a gallery shows costs 10,000: of these a user has 10 a second.
+# A page of a hundred media, with what a gallery shows of them, costs 7,000: of these a user has 16 a second.
 RATED_COST: Final = 2_500
 
 

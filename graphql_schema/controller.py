@@ -66,6 +66,7 @@ PREFLIGHT_HEADERS = (
 # A file of nobody's is read only so that a client which sends before it listens gets its answer.
 ANONYMOUS_BYTES = 32 * 1024 * 1024
 JSON_SECONDS = 60.0  # for a megabyte at most
+SLOWEST = 10_000  # bytes a second of an upload: a telephone at the edge of its cell has as many
 CONNECTION_INIT_TIMEOUT = timedelta(seconds=10)  # an honest client sends it with its first packet
 
 Viewer = TypeVar("Viewer")
@@ -223,9 +224,10 @@ class StrictController(GraphQLController[Any, None]):
         if request.keep_files and not has_room(self.scratch, request.content_length or 0):
             raise SpoolFailed("The server has no room for files at the moment.")
         limits = self.limits if request.keep_files else self._anonymous_limits
+        open_calls.stays_open()
         try:
             request.parsed = await parse(
-                patient(request.stream(), RequestTimeout),
+                patient(request.stream(), RequestTimeout, whole=_seconds_for(limits, request.content_length)),
                 content_type,
                 limits=limits,
                 scratch=self.scratch,
@@ -319,6 +321,10 @@ class StrictController(GraphQLController[Any, None]):
                 raise ConnectionRejectionError from error
             open_calls.stays_open()
         return await super().on_ws_connect(context)
+
+
+def _seconds_for(limits: UploadLimits, announced: int | None) -> float:
+    return JSON_SECONDS + min(limits.total_bytes, announced or limits.total_bytes) / SLOWEST
 
 
 def create_controller(

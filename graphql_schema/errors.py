@@ -66,8 +66,10 @@ class CodedErrors(MaskErrors):
     def __init__(self) -> None:
         super().__init__()
 
-    def _process_errors(self, errors: list[GraphQLError]) -> list[GraphQLError]:
-        return [coded(error) for error in errors]
+    def _process_result(self, result: Any) -> None:
+        # Stock asks first whether it is of a protocol, which takes longer than all else that is done here.
+        if getattr(result, "errors", None):
+            result.errors = [coded(error) for error in result.errors]
 
 
 def coded(error: GraphQLError) -> GraphQLError:
@@ -78,6 +80,10 @@ def coded(error: GraphQLError) -> GraphQLError:
     while isinstance(cause, GraphQLError) and cause.original_error is not None:
         cause = cause.original_error
     message, extensions = _told(error, cause)
+    for told in (error, cause):
+        if told is not None:
+            # Its frames have the whole request, in a circle that nobody breaks before the collector comes.
+            told.__traceback__ = None
     return GraphQLError(
         message,
         nodes=error.nodes,

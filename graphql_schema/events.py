@@ -52,5 +52,5 @@ class EventSubscription:
         told = media_events.follow(info.context.services, info.context.viewer, after=after, entity_id=entity)
         async with aclosing(told) as happenings:
             async for happening in happenings:
-                await info.context.pace()
                 yield view(MediaEvent, happening)
+                await info.context.pace()  # not between the look at who may see it, and its being told

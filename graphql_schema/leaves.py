@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
+from functools import cache
 from typing import Any, Final
 
 from graphql import (
@@ -53,6 +54,7 @@ class Leaf:
 _PLAIN: Final = frozenset({str, int, float, bool, datetime, dict, list})
 
 
+@cache
 def leaf_of(type_: GraphQLOutputType) -> Leaf | None:
     """How to complete a value of this type; None if it has fields."""
     if is_non_null_type(type_):

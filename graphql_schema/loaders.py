@@ -128,12 +128,14 @@ def _one_each(
 
 
 def _many_each(
-    load: Callable[[Sequence[K]], Awaitable[Sequence[V]]], key: Callable[[V], K], kept: Kept[K, list[V]] = _not_kept
+    load: Callable[[Sequence[K]], Awaitable[Sequence[V]]], key: str, kept: Kept[K, list[V]] = _not_kept
 ) -> Loader[K, list[V]]:
+    """`key` is the column that has it."""
+
     async def fetch(keys: list[K]) -> dict[K, list[V]]:
         found: dict[K, list[V]] = {wanted: [] for wanted in keys}
         for row in await load(keys):
-            found[key(row)].append(row)
+            found[getattr(row, key)].append(row)
         return found
 
     return Loader(kept(fetch))
@@ -181,7 +183,7 @@ class Loaders:
 
     @cached_property
     def variants(self) -> Loader[uuid.UUID, list[Variant]]:
-        return _many_each(media.variants_of, _media_of, self._reads.kept("variants", _itself))
+        return _many_each(media.variants_of, "media", self._reads.kept("variants", _itself))
 
     @cached_property
     def similar(self) -> Loader[Search, list[LookAlike]]:
@@ -199,11 +201,6 @@ class Loaders:
 
 def _entity_of(place: tuple[uuid.UUID, str], _: Any) -> Sequence[uuid.UUID]:
     return place[:1]
-
-
-def _media_of(variant: Variant) -> uuid.UUID:
-    media_id: uuid.UUID = vars(variant)["media"]  # past Piccolo's descriptor: a page has 500
-    return media_id
 
 
 def _itself(key: uuid.UUID, _: Any) -> Sequence[uuid.UUID]:

@@ -131,7 +131,8 @@ class Media(Node):
 
     @strawberry.field(
         description="A signed URL of the original; null until the bytes are there. The same URL for some minutes, so "
-        "that caches work."
+        "that caches work.",
+        metadata=signed_by("storage_key", filename="filename", known=media.stored),
     )
     def url(self, root: Row, info: Info) -> str | None:
         original = signed_original(info, root)

@@ -7,11 +7,13 @@ graphql-core does the whole object anew. That changes nothing: what is read here
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, TypeAlias, cast
+from weakref import ReferenceType, proxy, ref
 
 from graphql import (
     DirectiveNode,
@@ -41,7 +43,8 @@ Fields: TypeAlias = dict[str, list[FieldDetails]]
 Wanted: TypeAlias = dict[Loader[Any, Any], set[Any]]
 Collect: TypeAlias = Callable[[GraphQLObjectType, Any], CollectedFields]
 
-MOST_SELECTIONS: Final = 16  # that one operation's variables may choose between, and of which the plans are kept
+MOST_SELECTIONS: Final = 4  # of one operation, by its variables, of which the plans are kept
+MOST_STEPS: Final = 50_000  # of all plans that are kept; one takes a kilobyte, and the page of a client has some 50
 _SHAPES: Final = frozenset({"", "?", "[", "?[", "[?", "?[?"})
 
 
@@ -81,7 +84,7 @@ class Step:
         return self._completed
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class Plan:
     """How the fields of one type are read."""
 
@@ -94,8 +97,10 @@ class Plan:
     wanters: ByClass = field(init=False)
 
     def __post_init__(self) -> None:
-        self.readers = ByClass(partial(reader, self))
-        self.wanters = ByClass(partial(wanter, self), otherwise=ignore)
+        # Weakly, else it were a circle, which outlives its document by thousands of others.
+        itself = proxy(self)
+        self.readers = ByClass(partial(reader, itself))
+        self.wanters = ByClass(partial(wanter, itself), otherwise=ignore)
 
 
 @dataclass(slots=True)
@@ -124,8 +129,16 @@ class Selection:
 class Plans:
     """The plans of an operation, with just what its variables select of it."""
 
-    def __init__(self, schema: GraphQLSchema, type_resolver: Callable[[Any, Any, Any], Any]) -> None:
+    def __init__(
+        self,
+        schema: GraphQLSchema,
+        type_resolver: Callable[[Any, Any, Any], Any],
+        kept: KeptPlans,
+        forget: Callable[[], object],
+    ) -> None:
         self.loading: list[Step] = []  # those that are loaded, by their places
+        self.forget = forget  # by whom they are found; whoever executes them has them still
+        self._kept = kept
         self._schema = schema
         self._type_resolver = type_resolver
         self._plans: dict[Any, Plan] = {}
@@ -139,6 +152,7 @@ class Plans:
             loading = [step for step in steps if isinstance(step.source, Loaded) or step.loads_below]
             left = frozenset(fields) - {step.name for step in steps}
             self._plans[key] = Plan(parent, list(fields), steps, loading, left)
+            self._kept.grow(self, len(fields))
         return self._plans[key]
 
     def _step(self, parent: GraphQLObjectType, name: str, details: list[FieldDetails], collect: Collect) -> Step | None:
@@ -219,6 +233,46 @@ def _want_below(step: Step, value: Any, reading: Reading) -> None:
             step.below.want(row, reading)
 
 
+class KeptPlans:
+    """All of a schema, those used last, up to so many steps: fragments make many of few tokens."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._used: OrderedDict[ReferenceType[Plans], int] = OrderedDict()  # weakly: they go with their documents
+        self._steps = 0
+
+    def use(self, plans: Plans) -> None:
+        reference = ref(plans, self._gone)  # equal to each other one to the same
+        self._used.setdefault(reference, 0)
+        self._used.move_to_end(reference)
+
+    def grow(self, plans: Plans, steps: int) -> None:
+        if (reference := ref(plans)) not in self._used:
+            return  # only who executes them has them
+        self._used[reference] += steps
+        self._steps += steps
+        while self._steps > self._most and len(self._used) > 1:
+            oldest = next(iter(self._used))
+            self._gone(oldest)
+            if dropped := oldest():
+                dropped.forget()
+
+    def _gone(self, reference: ReferenceType[Plans]) -> None:
+        self._steps -= self._used.pop(reference, 0)
+
+
+class ByValues(dict[Any, Plans]):
+    """Those of an operation, by the values of the variables that select."""
+
+    __slots__ = ("__weakref__",)
+
+
+def _forgetter(plans: ByValues, key: Any) -> Callable[[], object]:
+    """Weakly, too, else they were a circle."""
+    holder = ref(plans)
+    return lambda: (found := holder()) and found.pop(key, None)
+
+
 _CONDITIONS: Final = frozenset({"skip", "include"})
 _KEPT: Final = "_heirloom_plans"
 
@@ -230,16 +284,18 @@ def plans_of(
     schema: GraphQLSchema,
     type_resolver: Callable[[Any, Any, Any], Any],
 ) -> Plans:
-    """Kept with the operation, and gone with its document: `documents` says how many there are."""
-    kept: tuple[Sequence[str], dict[Any, Plans]] | None = vars(operation).get(_KEPT)
+    """Kept with the operation, as long as they are among those that the schema keeps."""
+    of_all: KeptPlans = schema.extensions.setdefault(_KEPT, KeptPlans(MOST_STEPS))
+    kept: tuple[Sequence[str], ByValues] | None = vars(operation).get(_KEPT)
     if kept is None:
-        kept = vars(operation)[_KEPT] = (_deciding(operation, fragments), {})
+        kept = vars(operation)[_KEPT] = (_deciding(operation, fragments), ByValues())
     deciding, by_values = kept
     key = (schema, type_resolver, *(variables.get(name) for name in deciding))
     if key not in by_values:
         if len(by_values) >= MOST_SELECTIONS:
             by_values.clear()
-        by_values[key] = Plans(schema, type_resolver)
+        by_values[key] = Plans(schema, type_resolver, of_all, _forgetter(by_values, key))
+    of_all.use(by_values[key])
     return by_values[key]
 
 

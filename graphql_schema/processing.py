@@ -31,5 +31,5 @@ class Subscription:
     async def media_processing(self, info: Info, media_id: strawberry.ID) -> AsyncGenerator[ProcessingUpdate, None]:
         async with aclosing(progress.watch(info.context.services, info.context.viewer, known(media_id))) as updates:
             async for update in updates:
-                await info.context.pace()
                 yield view(ProcessingUpdate, update)
+                await info.context.pace()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from piccolo.table import Table
 
+from app.db import Fetched
 from graphql_schema.leaves import Leaf, NotPlain, plain_list
 from graphql_schema.loaders import Loaded
 from graphql_schema.sources import Attribute, ContextOnly, Signed, Source
@@ -95,12 +96,12 @@ class ByClass(dict[type, Function]):
 class Writing:
     """A function in the making, and what the names in it stand for. Its arguments are `row` and `at`, a Reading."""
 
-    columns: frozenset[str] = frozenset()  # of the row, where it is a table's
+    kind: type = object  # of the row
     names: dict[str, Any] = field(default_factory=dict)
     variables: int = 0
 
     def function(self, lines: Sequence[str]) -> Function:
-        if self.columns:
+        if issubclass(self.kind, Table):
             lines = ["fields = row.__dict__", *lines]
         text = "\n    ".join(["def written(row, at):", "info = at.info", *lines])
         exec(compile(text, "<a selection>", "exec"), self.names)  # noqa: S102 - see above where its words are from
@@ -117,17 +118,25 @@ class Writing:
         return f"v{self.variables}"
 
     def attribute(self, name: str) -> str:
+        if issubclass(self.kind, Fetched):
+            return f"row[{name!r}]"
         # Piccolo's descriptors look there, too, and take ten times as long.
-        return f"fields[{name!r}]" if name in self.columns else f"row.{name}"
+        kind: Any = self.kind
+        return f"fields[{name!r}]" if name in _columns(kind) else f"row.{name}"
 
     def value(self, source: Source) -> str:
         """What tells a field's value, where no loader does."""
         if isinstance(source, Attribute):
             return self.attribute(source.name)
         if isinstance(source, Signed):
-            return f"at.urls[{self.attribute(source.key)}, None, True].url"
+            return self._url(source)
         assert not isinstance(source, Loaded)
         return f"{self.name(source.function)}({source.arguments})"
+
+    def _url(self, source: Signed) -> str:
+        filename = self.attribute(source.filename) if source.filename else "None"
+        url = f"at.urls[{self.attribute(source.key)}, {filename}, True].url"
+        return f"({url} if {self.name(source.known)}(row) else None)" if source.known else url
 
     def answer(self, step: Step, value: str) -> str:
         """What stands for a field's value in the answer."""
@@ -171,7 +180,7 @@ def _columns(kind: type) -> frozenset[str]:
 
 def reader(plan: Plan, kind: type, *, info: Any = None) -> Function:
     """A row's answer: null for the fields that are left. Given `info`, the row is asked whether it is of the type."""
-    writing = Writing(_columns(kind))
+    writing = Writing(kind)
     lines = []
     if info is not None and plan.parent.is_type_of is not None:
         asked = f"{writing.name(plan.parent.is_type_of)}(row, {writing.name(info)})"
@@ -197,7 +206,7 @@ def completer(step: Step) -> Function:
 
 def wanter(plan: Plan, kind: type) -> Function:
     """Adds to `Reading.wanted` the keys, null among them, of a row and of the rows below it that are there already."""
-    writing = Writing(_columns(kind))
+    writing = Writing(kind)
     lines = []
     for step in plan.loading:
         if isinstance(step.source, Loaded):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 from litestar import Request
+from litestar.datastructures import Headers
 from strawberry.http import GraphQLRequestData
 
 from graphql_schema.multipart import Parsed
@@ -12,6 +14,7 @@ from graphql_schema.refusals import MalformedRequest
 
 # GraphiQL's introspection query has 1,500; limits.MAX_TOKENS take 20,000 where names are of a usual length.
 QUERY_CHARACTERS = 32 * 1024
+NAME_CHARACTERS = 256
 PERSISTED = "persistedQuery"
 
 
@@ -20,6 +23,10 @@ class GraphQLRequest(Request[Any, Any, Any]):
 
     keep_files = False
     parsed: Parsed | None = None
+
+    @cached_property
+    def headers(self) -> Headers:  # stock reads them anew each time
+        return super().headers
 
 
 def request_data(item: Any) -> GraphQLRequestData:
@@ -35,8 +42,9 @@ def request_data(item: Any) -> GraphQLRequestData:
     ):
         if not isinstance(item.get(name), kind | None):
             raise MalformedRequest(f"`{name}` must be {words}, or null.")
-    if len(item.get("query") or "") > QUERY_CHARACTERS:
-        raise MalformedRequest(f"`query` has more than {QUERY_CHARACTERS} characters.")
+    for name, most in (("query", QUERY_CHARACTERS), ("operationName", NAME_CHARACTERS)):
+        if len(item.get(name) or "") > most:
+            raise MalformedRequest(f"`{name}` has more than {most} characters.")
     return GraphQLRequestData(
         query=item.get("query"),
         variables=item.get("variables"),

@@ -30,7 +30,7 @@ from graphql_schema.uploads import UploadMutation
 
 # Of one request, its cost counted together. A client's page asks for less than ten things before it can be drawn.
 MAX_BATCH = 10
-CACHED_TOKENS = 50_000  # of documents; a parsed one takes 400 bytes, so 20 MB in all
+CACHED_TOKENS = 15_000  # of documents; a parsed one takes 400 bytes, and 1,600 of what is planned of it: 30 MB in all
 
 
 @strawberry.type

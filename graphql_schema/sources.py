@@ -37,17 +37,21 @@ class Resolver:
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """A field that is the signed URL of the object which an attribute names.
+    """A field that is the signed URL of the object which an attribute names; null for a row of which `known` is false.
 
-    By it the executor signs in the place of the resolver, which says the same: a page has 500 variants.
+    By it the executor signs in the place of the resolver, which says the same: a page has 600 URLs.
     """
 
     key: str
+    filename: str | None  # the attribute that has it
+    known: Callable[[Any], bool] | None
 
 
-def signed_by(key: str) -> dict[str, Signed]:
+def signed_by(
+    key: str, *, filename: str | None = None, known: Callable[[Any], bool] | None = None
+) -> dict[str, Signed]:
     """The metadata of such a field."""
-    return {SIGNED: Signed(key)}
+    return {SIGNED: Signed(key, filename, known)}
 
 
 Source: TypeAlias = Attribute | Resolver | Loaded | Signed

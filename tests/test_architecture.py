@@ -6,6 +6,7 @@ import ast
 import functools
 import re
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,12 @@ READERS_OF_THE_ENVIRONMENT = {
     "app/embedded.py",  # takes PG* and LC_* away from PostgreSQL
 }
 ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.getenvb", "os.putenv", "os.unsetenv"}
+
+# Those of `app` that may know Litestar, Strawberry or the schema. All others are in the contract that forbids it.
+EDGE = {
+    "app.access_log", "app.cli", "app.edge", "app.file_uploads", "app.files", "app.health", "app.main",
+    "app.metrics_route", "app.pages", "app.security_headers", "app.serve", "app.traced_requests",
+}  # fmt: skip
 
 # A row's lock must not last as long as a network, a decoder or a password's hash; and Piccolo's transaction is its
 # task's alone, so that nothing may run beside it.
@@ -100,6 +107,27 @@ def is_out_of_place(call: ast.Call) -> bool:
     """By the names in `services.storage.put`, and the like; what it passes on is looked at on its own."""
     *owners, name = re.findall(r"\w+", ast.unparse(call.func))
     return not SLOW.isdisjoint(owners) or name in CONCURRENT
+
+
+def modules(package: str) -> set[str]:
+    found = (PROJECT / package).glob("*.py")
+    return {f"{package}.{path.stem}" for path in found if path.stem != "__init__"}
+
+
+def test_every_module_has_its_layer_and_its_side_of_the_edge() -> None:
+    layers, edge, _ = tomllib.loads(files()["pyproject.toml"])["tool"]["importlinter"]["contracts"]
+    named = re.findall(r"app\.\w+", " ".join(layers["layers"]))
+    assert sorted(named) == sorted(modules("app"))
+    forbidden = [name for name in edge["source_modules"] if name.startswith("app.")]
+    assert sorted([*forbidden, *EDGE]) == sorted(modules("app"))
+
+
+def test_the_map_of_the_folders_names_every_module() -> None:
+    told = files()["README.md"].split("## A map of the folders")[1].split("```")[1]
+    folders = dict(re.findall(r"^(\w+)/(.*?)(?=^\w+/|\Z)", told, re.DOTALL | re.MULTILINE))
+    for package in ("app", "graphql_schema"):
+        words = re.findall(r"^  ((?:\w+ )*\w+)(?:  |\n)", folders[package], re.MULTILINE)
+        assert sorted(f"{package}.{name}" for line in words for name in line.split()) == sorted(modules(package))
 
 
 def test_only_settings_read_the_environment() -> None:

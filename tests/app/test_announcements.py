@@ -8,7 +8,6 @@ import logging
 import secrets
 import shutil
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
@@ -19,11 +18,13 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
+from redis import Redis, RedisError
+from redis.asyncio import Redis as AsyncRedis
 
 from app import announcements, event_cursors, trash
 from app.announcements import DELETED, UPLOADED, announcing
 from app.piccolo_conf import DB
-from app.settings import SettingsError, load
+from app.settings import load
 from app.wiring import Services, open_services
 from tests.app.in_process import LIMIT, migrated, somebody, until, upload
 from tests.client import Account, admitted
@@ -34,7 +35,6 @@ from tests.server import SECRET_KEY, Server, free_port, running, wait_for, worki
 
 PROGRAM = shutil.which("redis-server")
 
-pytest.importorskip("redis")
 pytestmark = [
     pytest.mark.skipif(PROGRAM is None, reason="there is no redis-server"),
     pytest.mark.xdist_group("announcements"),
@@ -67,8 +67,6 @@ def redis_at(address: Address, folder: Path) -> Iterator[None]:
 
 
 def answers(address: Address) -> bool:
-    from redis import Redis, RedisError  # noqa: PLC0415 - missing where the module is skipped
-
     try:
         with Redis.from_url(address.url) as redis:
             return bool(redis.ping())
@@ -84,9 +82,7 @@ def address() -> Address:
 @asynccontextmanager
 async def subscribed(address: Address) -> AsyncIterator[Any]:
     """Another service, that hears both channels."""
-    from redis.asyncio import Redis  # noqa: PLC0415 - as above
-
-    async with Redis.from_url(address.url) as redis, redis.pubsub() as heard:
+    async with AsyncRedis.from_url(address.url) as redis, redis.pubsub() as heard:
         await heard.subscribe(UPLOADED, DELETED)
         for _ in range(2):
             assert (await heard.get_message(timeout=LIMIT))["type"] == "subscribe"
@@ -354,15 +350,6 @@ async def test_the_first_time_it_begins_now(services: Services, dsn: str, addres
         async with subscribed(address) as heard, worker(services, dsn):
             made = await upload(services, ada)
             assert by_id(await told(heard, 1)) == [(UPLOADED, str(made.id))]
-
-
-async def test_without_its_package_the_start_says_so(
-    services: Services, dsn: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "redis.asyncio", None)
-    with pytest.raises(SettingsError, match="HEIRLOOM_REDIS_URL needs the Python package redis"):
-        async with worker(services, dsn):
-            pass
 
 
 async def test_without_an_address_nobody_is_told(services: Services, dsn: str) -> None:

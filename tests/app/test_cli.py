@@ -300,8 +300,8 @@ def test_a_port_that_is_taken_is_told_and_nothing_stays(folder: Path) -> None:
         status, said, complained = heirloom("serve", env=environment(folder / "data", port=port))
     assert (status, said) == (2, "")
     assert complained.splitlines()[-1] == (
-        "heirloom: HEIRLOOM_HOST and HEIRLOOM_PORT: error while attempting to bind on address "
-        f"('127.0.0.1', {port}): address already in use."
+        "heirloom: HEIRLOOM_HOST and HEIRLOOM_PORT: Address already in use "
+        f"(while attempting to bind on address ('127.0.0.1', {port}))."
     )
     assert "Traceback" not in complained
     assert of_folder(folder) == []

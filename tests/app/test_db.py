@@ -28,6 +28,7 @@ from app.db import (
     HeirloomEngine,
     PoolExhaustedError,
     TransactionEndedError,
+    fetch,
     hydrate,
 )
 from app.identifiers import UUID7, uuid7
@@ -459,22 +460,16 @@ async def test_a_hydrated_row_is_like_one_of_objects() -> None:
     assert await Heirloom.select(Heirloom.id, Heirloom.name) == [{"id": made.id, "name": "renamed"}]
 
 
-async def test_a_joined_row_is_hydrated_to_objects_of_both_tables() -> None:
-    keeper = Keeper(name="Ada")
-    await keeper.save()
-    await Heirloom.insert(Heirloom(name="a", keeper=keeper.id, facts={"id": 1}), Heirloom(name="b"))
-    rows = (
-        await Heirloom.select(Heirloom.name, Heirloom.facts, *Heirloom.keeper.all_columns())
-        .order_by(Heirloom.name)
-        .output(nested=True)
-    )
-    kept, alone = (hydrate(Heirloom, row) for row in rows)
-    assert isinstance(kept.keeper, Keeper)
-    assert (kept.name, kept.keeper.id, kept.keeper.name) == ("a", keeper.id, "Ada")
-    assert vars(kept)["facts"] == {"id": 1}  # a dict as well, and no row
-    assert (alone.name, alone.keeper) == ("b", None)
+async def test_rows_are_fetched_with_the_columns_that_were_asked_for() -> None:
+    await Heirloom.insert(*(Heirloom(name=name, facts={"id": 1}) for name in "bca"))
+    whole = await fetch(Heirloom, Heirloom.name != "c", "ORDER BY heirloom.name")
+    stock = await Heirloom.objects().where(Heirloom.name != "c").order_by(Heirloom.name)
+    assert [row.to_dict() for row in whole] == [row.to_dict() for row in stock]
+    (named,) = await fetch(Heirloom, Heirloom.name == "a", columns=("id", "name"))
+    assert (named.id, named.name) == (whole[0].id, "a")
     with pytest.raises(KeyError):
-        _ = kept.weight
+        _ = named.weight
+    assert await fetch(Heirloom, Heirloom.name == "d") == []
 
 
 # Identifiers

@@ -13,8 +13,9 @@ from urllib.parse import unquote, urlsplit
 import asyncpg
 import pytest
 
-from app import events
-from app.events import BATCH, QUEUE, Cursor, EventHub, Happening, Subscription
+from app import event_hub, events
+from app.event_hub import POLL_SECONDS, EventHub, Subscription
+from app.events import BATCH, QUEUE, Cursor, Happening
 from app.migrate import migrate
 from app.piccolo_conf import DB
 from app.tables import EventKind, one_of
@@ -222,7 +223,7 @@ async def test_a_listener_that_is_cut_off_listens_again_and_loses_nothing(hub: E
         await until(lambda: hub.listening)
         began = asyncio.get_running_loop().time()
         await nothing_more(subscription, media)
-        assert asyncio.get_running_loop().time() - began < events.POLL_SECONDS  # by a notification
+        assert asyncio.get_running_loop().time() - began < POLL_SECONDS  # by a notification
 
 
 async def test_without_notifications_the_table_is_polled(hub: EventHub) -> None:
@@ -232,7 +233,7 @@ async def test_without_notifications_the_table_is_polled(hub: EventHub) -> None:
         began = asyncio.get_running_loop().time()
         await DB._run_in_pool(SILENT, [media, '{"number": 1}'])
         assert numbers(await read(subscription, 1)) == [1]
-        assert asyncio.get_running_loop().time() - began < events.POLL_SECONDS + 1
+        assert asyncio.get_running_loop().time() - began < POLL_SECONDS + 1
 
 
 async def test_a_hub_starts_when_the_database_comes(database: str) -> None:
@@ -289,7 +290,7 @@ async def test_what_another_version_writes_is_passed_over(hub: EventHub) -> None
 async def test_a_half_open_connection_is_given_up(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is answered and nothing is closed, as behind a firewall that has forgotten the connection."""
     monkeypatch.setattr(events, "STATEMENT_SECONDS", 0.5)
-    monkeypatch.setattr(events, "POLL_SECONDS", 0.2)
+    monkeypatch.setattr(event_hub, "POLL_SECONDS", 0.2)
     folder = unquote(urlsplit(database).netloc.rpartition("@")[2].partition(":")[0])
     muted: list[asyncio.Event] = []
     pumps: set[asyncio.Task[None]] = set()

@@ -21,7 +21,8 @@ import pytest
 from app import accounts, attachments, audience, event_cursors, events, hearing, media, media_events, people, trash
 from app.access import Viewer
 from app.errors import BadInput, CursorExpired, Forbidden, HeirloomError, NotFound, Unauthenticated
-from app.events import Cursor, EventHub, read_for
+from app.event_hub import EventHub
+from app.events import Cursor, read_for
 from app.media_events import Cursors, MediaEvent
 from app.piccolo_conf import DB
 from app.settings import load

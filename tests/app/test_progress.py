@@ -18,7 +18,7 @@ import pytest
 import uvicorn
 import websockets
 
-from app.events import Subscription
+from app.event_hub import Subscription
 from app.main import create_app
 from app.migrate import migrate
 from app.settings import load
@@ -346,9 +346,7 @@ async def test_a_stolen_refresh_token_ends_what_is_open(server: Server, ada: Acc
 async def served_here(dsn: str, folder: Path) -> AsyncIterator[tuple[Services, str]]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        settings = load(
-            OF_THE_RUN, data_dir=folder, database_url=dsn, secret_key=secrets.token_hex(32), public_url=url
-        )
+        settings = load(OF_THE_RUN, data_dir=folder, database_url=dsn, secret_key=secrets.token_hex(32), public_url=url)
         async with open_services(settings, dsn=dsn) as services:
             await migrate()
             await services.hub.start()

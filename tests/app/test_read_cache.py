@@ -289,7 +289,8 @@ async def test_urls_are_signed_anew(house: House, monkeypatch: pytest.MonkeyPatc
     began, urls = datetime.now(UTC), set()
     for elapsed in range(0, 3 * int(URL_LIFETIME.total_seconds()), 77):
         present = began + timedelta(seconds=elapsed)
-        monkeypatch.setattr("graphql_schema.media.datetime", SimpleNamespace(now=lambda _, at=present: at))
+        for signing in ("graphql_schema.media.datetime", "graphql_schema.readers.datetime"):
+            monkeypatch.setattr(signing, SimpleNamespace(now=lambda _, at=present: at))
         listed, took = await statements(owner, LIST, profile=tour.profile)
         assert took == (KEPT if elapsed else 6)
         for node in listed["media"]["nodes"]:

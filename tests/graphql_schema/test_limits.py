@@ -417,16 +417,16 @@ async def test_a_body_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -
 
 
 async def test_patience_is_with_each_chunk_and_not_with_their_reader(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "STALL_SECONDS", 0.2)
+    monkeypatch.setattr(bodies, "STALL_SECONDS", 0.5)
 
     async def slow() -> AsyncGenerator[bytes, None]:
         for number in range(4):
-            await asyncio.sleep(0.08)  # together more than the limit
+            await asyncio.sleep(0.15)  # together more than the limit
             yield bytes([number])
 
     received = []
     async for chunk in patient(slow(), RequestTimeout):
         received.append(chunk)
         if len(received) == 1:
-            await asyncio.sleep(0.3)  # a disk that is slow, and no fault of the client's
+            await asyncio.sleep(0.6)  # a disk that is slow, and no fault of the client's
     assert received == [b"\x00", b"\x01", b"\x02", b"\x03"]

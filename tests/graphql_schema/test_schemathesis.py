@@ -46,7 +46,7 @@ COMPARED: Final = 500 if ATTACK_SECONDS else 15
 PUBLIC_URL: Final = "https://heirloom.example.org"
 ANSWER_SECONDS, TRIES = 2.0, 3
 OPEN_SECONDS: Final = 0.2  # that a stream which says nothing is listened to
-GROWTH_MIB: Final = 150.0
+GROWTH_MIB: Final = 60.0
 GET_CHARACTERS: Final = 4000
 CODES: Final = {code.value for code in ErrorCode} | {
     *("BAD_REQUEST", "GRAPHQL_PARSE_FAILED", "GRAPHQL_VALIDATION_FAILED", TOO_COMPLEX, "METHOD_NOT_ALLOWED"),
@@ -336,7 +336,11 @@ def faults_of(response: httpx.Response, accept: str) -> Iterator[str]:
     media_type = GRAPHQL_RESPONSE if accept == GRAPHQL_RESPONSE else JSON
     if response.headers["content-type"] != f"{media_type}; charset=utf-8":
         yield f"content type {response.headers['content-type']}"
-    result = response.json()
+    try:
+        result = response.json()
+    except ValueError:
+        yield "no JSON"
+        return
     if "data" in result and response.status_code != 200:
         yield f"data with status {response.status_code}"
     if "data" not in result and media_type == GRAPHQL_RESPONSE and response.status_code == 200:

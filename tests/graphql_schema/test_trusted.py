@@ -261,7 +261,7 @@ def test_documents_that_the_server_would_refuse_are_told(tmp_path: Path) -> None
         return ended.returncode, ended.stdout, ended.stderr
 
     manifest.write_text(json.dumps({"a": EMAIL, "b": NAME}))
-    assert check() == (0, "2 documents, all fine.\n", "")
+    assert check() == (0, "Documents: 2, all fine.\n", "")
     deep = f"{{ library {{ nodes {{ {'entity { media { nodes { ' * 4}id{'} } } ' * 4}}} }} }}"
     manifest.write_text(json.dumps({"a": EMAIL, "b": "{ nothing }", "c": "{", "d": deep}))
     assert check() == (
