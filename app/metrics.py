@@ -47,7 +47,7 @@ NAME_CHARACTERS: Final = 100
 class Names:
     """Of operations that are told by name; the rest is "other".
 
-    Those of trusted documents are always, the first by the alphabet. Others are learnt from what somebody signed in has asked for with success,
+    Those of trusted documents are always. Others are learnt from what somebody signed in has asked for with success,
     and never forgotten: so a stranger can bring none, and nobody can push out what is told already.
     """
 
