@@ -98,14 +98,14 @@ class MediaFilter:
         if self.missing_alt_text is not None:
             conditions.append(Media.alt_text.is_null() if self.missing_alt_text else Media.alt_text.is_not_null())
         conditions += [
-            WhereRaw(f"{expression} {comparison} {{}}", instant)
-            for expressions, comparison, instant in (
+            WhereRaw(f"{expression} {comparison} {{}}", moment)
+            for expressions, comparison, moment in (
                 (_TAKEN, ">", self.taken_after),
                 (_TAKEN, "<", self.taken_before),
                 (("media.created_at",), ">", self.uploaded_after),
                 (("media.created_at",), "<", self.uploaded_before),
             )
-            if instant is not None
+            if moment is not None
             for expression in expressions
         ]
         return reduce(and_, conditions)
@@ -215,7 +215,8 @@ async def in_slots(viewer: Viewer | None, places: Sequence[tuple[uuid.UUID, str]
 async def variants_of(ids: Sequence[uuid.UUID]) -> list[Variant]:
     """Variants of media that the caller has been found to see, in the order of their names in the schema.
 
-    Not by width: those of a small picture are all as wide. Nor by age: which is stored first is chance.
+    Not by width: those of a small picture are all as wide. Nor by age: which is stored first is chance. They are only
+    to be read: these are the driver's records, with a variant's attributes, at a third of what rows cost.
     """
     return cast("list[Variant]", await DB.read(_VARIANTS_OF, ids))
 

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
 import strawberry
 from graphql import OperationType
-from strawberry.extensions import SchemaExtension
-from strawberry.types import ExecutionContext
-from strawberry.types.execution import PreExecutionError
 
-from app import calls, metrics, tracing
 from app.access import Viewer
 from app.auth import authenticate
 from app.errors import RateLimited
@@ -64,12 +59,12 @@ class Context:
 
     @property
     def loaders(self) -> Loaders:
-        assert self._loaders is not None, "OperationContext makes them"
+        assert self._loaders is not None, "for_operation makes them"
         return self._loaders
 
     async def reads(self, operation: OperationType) -> Reads:
         """A query is answered with what is kept; a mutation or a subscription sees what has just been written."""
-        assert self._reads is not None, "OperationContext makes them"
+        assert self._reads is not None, "for_operation makes them"
         if operation is OperationType.QUERY:
             await self._reads.catch_up()
         return self._reads
@@ -113,50 +108,3 @@ class Context:
 
 
 Info: TypeAlias = strawberry.Info[Context, None]
-
-
-class OperationContext(SchemaExtension):
-    """Gives each operation a context of its own; a subscription forgets after each of its results."""
-
-    async def on_operation(self) -> AsyncIterator[None]:
-        execution, began = self.execution_context, time.perf_counter()
-        with tracing.operation(on_socket=execution.context.on_socket) as span:
-            outcome = "cancelled"
-            try:
-                execution.context = await execution.context.for_operation()
-                yield
-                outcome = _outcome(execution)
-            except Exception:
-                outcome = "refused"
-                raise
-            finally:
-                _tell(execution, outcome, time.perf_counter() - began, span)
-        if call := calls.current():
-            call.runs(execution.operation_name)
-
-    def on_stream_result(self, result: Any) -> Any:  # noqa: ARG002 - Strawberry's signature
-        yield
-        self.execution_context.context.forget()
-
-
-def _outcome(execution: ExecutionContext) -> str:
-    if isinstance(execution.result, PreExecutionError):
-        return "refused"
-    return "error" if execution.pre_execution_errors else "ok"
-
-
-def _tell(execution: ExecutionContext, outcome: str, seconds: float, span: tracing.Operation | None) -> None:
-    try:
-        kind = execution.operation_type.value
-    except RuntimeError:  # what was sent can't be parsed, or has no such operation
-        kind = "unknown"
-    name, viewer = execution.operation_name, execution.context.viewer
-    metrics.operation_ended(
-        name,
-        kind,
-        viewer.id if viewer else None,
-        outcome=outcome,
-        seconds=None if kind == "subscription" else seconds,
-    )
-    if span:
-        span.ended(name, kind, outcome)

@@ -7,6 +7,7 @@ GraphQL-shaped JSON with `extensions.code`.
 
 from __future__ import annotations
 
+from asyncio import gather
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -135,18 +136,27 @@ class StrictController(GraphQLController[Any, None]):
         try:
             if form := form_of(request):
                 return await self._stream(request, form, context)
-            response: Response[bytes] = await self.run(request, context=context, root_value=None)
-            return response
+            return await self._answer_at_once(request, context)
         finally:
             if request.parsed is not None:
                 await request.parsed.close()
+
+    async def _answer_at_once(self, request: GraphQLRequest, context: EdgeContext) -> Response[Any]:
+        media_type = negotiate(request)
+        data = await self._read(request)
+        if isinstance(data, list):
+            answers = await gather(*[self._execute(request, each, context) for each in data])
+            return respond(encode(answers), 200, media_type)
+        answer = await self._execute(request, data, context)
+        status = 400 if "data" not in answer and media_type == GRAPHQL_RESPONSE else 200
+        return respond(encode(answer), status, media_type)
 
     async def _stream(self, request: GraphQLRequest, form: Form, context: EdgeContext) -> StreamResponse:
         if not self._is_admitted(request):
             raise OriginRefused("Pages of this origin may not open streams here.")
         if _content_type(request) == "multipart/form-data":
             raise NotAcceptable("A request with files is answered at once: accept application/json.")
-        data = await self.parse_http_body(self.request_adapter_class(request))
+        data = await self._read(request)
         if isinstance(data, list):
             raise NotAcceptable("A batch is answered at once: accept application/json.")
         open_calls.stays_open()
@@ -158,14 +168,12 @@ class StrictController(GraphQLController[Any, None]):
             operation_extensions=data.extensions,
             allowed_operation_types=_allowed(request.method) | {OperationType.SUBSCRIPTION},
         )
-        return StreamResponse(form, self._encoded(request, results), self.streams)
+        return StreamResponse(form, self._encoded(results), self.streams)
 
-    async def _encoded(
-        self, request: GraphQLRequest, results: AsyncGenerator[Any, None]
-    ) -> AsyncGenerator[bytes, None]:
+    async def _encoded(self, results: AsyncGenerator[Any, None]) -> AsyncGenerator[bytes, None]:
         async with aclosing(failures_as_results(results)) as told:
             async for result in told:
-                yield self.encode_json(await self.process_result(request, result))
+                yield encode(_answer_of(result))
 
     def _is_admitted(self, request: GraphQLRequest) -> bool:
         """Whether its page might open a socket: streams are given to the same."""
@@ -179,13 +187,10 @@ class StrictController(GraphQLController[Any, None]):
 
     # ------------------------------------------------------------ reading
 
-    def should_render_graphql_ide(self, request: Any) -> bool:  # noqa: ARG002  # Strawberry's signature
-        return False
-
-    async def parse_http_body(self, request: Any) -> GraphQLRequestData | list[GraphQLRequestData]:
+    async def _read(self, request: GraphQLRequest) -> GraphQLRequestData | list[GraphQLRequestData]:
         if request.method == "GET":
             return request_data(self.parse_query_params(request.query_params))
-        data = await self._read_body(request.request)
+        data = await self._read_body(request)
         if not isinstance(data, list):
             return request_data(data)
         self._validate_batch_request(data, protocol="http")
@@ -255,24 +260,17 @@ class StrictController(GraphQLController[Any, None]):
 
     # ------------------------------------------------------------ executing and answering
 
-    async def execute_single(  # noqa: PLR0917  # Strawberry's signature
-        self,
-        request: Any,  # noqa: ARG002
-        request_adapter: Any,
-        sub_response: Any,  # noqa: ARG002
-        context: Any,
-        root_value: Any,
-        request_data: GraphQLRequestData,
-    ) -> ExecutionResult:
+    async def _execute(
+        self, request: GraphQLRequest, data: GraphQLRequestData, context: EdgeContext
+    ) -> GraphQLHTTPResponse:
         try:
-            return await self.schema.execute(
-                request_data.query,
-                root_value=root_value,
-                variable_values=request_data.variables,
+            result = await self.schema.execute(
+                data.query,
+                variable_values=data.variables,
                 context_value=context,
-                operation_name=request_data.operation_name,
-                allowed_operation_types=_allowed(request_adapter.method),
-                operation_extensions=request_data.extensions,
+                operation_name=data.operation_name,
+                allowed_operation_types=_allowed(request.method),
+                operation_extensions=data.extensions,
             )
         except InvalidOperationTypeError as error:
             if error.operation_type is OperationType.MUTATION:
@@ -285,29 +283,10 @@ class StrictController(GraphQLController[Any, None]):
             raise MalformedRequest(error.as_http_error_reason()) from error
         except MissingQueryError as error:
             raise MalformedRequest("The request has no `query`.") from error
-
-    async def process_result(self, request: Any, result: ExecutionResult) -> GraphQLHTTPResponse:
-        # What a hook of an extension raises has passed by those that would have masked it.
-        result.errors = [coded(error) for error in result.errors or ()] or None
-        response = await super().process_result(request, result)
-        if _failed_before_execution(result):
-            # GraphQL, 7.1: `data` must not be present then. It is also how create_response knows.
-            del response["data"]
-        return response
-
-    async def get_sub_response(self, request: Any) -> Response[Any]:
-        # Strawberry's keeps the response on `self`, where requests overwrite each other's.
-        return Response(None, media_type=negotiate(request))
-
-    def create_response(
-        self, response_data: GraphQLHTTPResponse | list[GraphQLHTTPResponse], sub_response: Response[Any]
-    ) -> Response[bytes]:
-        refused = isinstance(response_data, dict) and "data" not in response_data
-        status = 400 if refused and sub_response.media_type == GRAPHQL_RESPONSE else 200
-        return respond(self.encode_json(response_data), status, sub_response.media_type)
+        return _answer_of(result)
 
     def encode_json(self, data: object) -> bytes:
-        return encode(data)
+        return encode(data)  # of sockets
 
     # ------------------------------------------------------------ sockets
 
@@ -372,6 +351,14 @@ def _content_type(request: GraphQLRequest) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def _failed_before_execution(result: ExecutionResult) -> bool:
-    """No data, and no error has a path: nothing was resolved yet. (A null that reached the root has one.)"""
-    return result.data is None and not any(error.path for error in result.errors or ())
+def _answer_of(result: ExecutionResult) -> GraphQLHTTPResponse:
+    answer: GraphQLHTTPResponse = {"data": result.data}
+    if result.errors:
+        answer["errors"] = [coded(error).formatted for error in result.errors]
+        if result.data is None and not any(error.path for error in result.errors):
+            # Nothing was resolved: GraphQL, 7.1, says that there must be no `data` then. (A null that has reached the
+            # root has a path.)
+            del answer["data"]
+    if result.extensions:
+        answer["extensions"] = result.extensions
+    return answer

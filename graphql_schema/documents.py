@@ -1,13 +1,9 @@
-"""From a request's text to an operation that may be executed: trusted or not, parsed, bounded, validated, and paid for.
-
-The cheap bounds come before the dear ones. What a document is found to be is remembered with it.
-"""
+"""Documents: parsed, bounded, validated, their operations' cost told. What one is found to be is remembered with it."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextvars import ContextVar
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from graphql import (
@@ -16,19 +12,16 @@ from graphql import (
     GraphQLSchema,
     OperationDefinitionNode,
     OverlappingFieldsCanBeMergedRule,
-    get_operation_ast,
     parse,
     recommended_rules,
     specified_rules,
     validate,
 )
 from graphql.validation.rules import overlapping_fields_can_be_merged
-from strawberry.extensions import SchemaExtension
 from strawberry.schema.validation_rules.maybe_null import MaybeNullValidationRule
 
-from graphql_schema.context import Context
 from graphql_schema.cost import Cost, cost, page_variables
-from graphql_schema.limits import MAX_TOKENS, Limits, faults, faults_of_values, too_complex
+from graphql_schema.limits import MAX_TOKENS, Limits, faults
 from graphql_schema.trusted import TrustedDocuments
 
 # Texts are kept, too, and with them what comments and strings say: 4 bytes a letter, three times at most.
@@ -39,14 +32,10 @@ RULES: Final = (*specified_rules, *recommended_rules, MaybeNullValidationRule)
 HELPFUL_RULES: Final = tuple(rule for rule in RULES if rule is not OverlappingFieldsCanBeMergedRule)
 MAX_ERRORS: Final = 20  # of one document
 HELPED_ERRORS: Final = 5  # for so many, names that were perhaps meant are looked for, which takes a millisecond each
-INTROSPECTION_COST: Final = 130_000  # GraphiQL's is 84,000 and takes 25 ms: once, and not twice
 
 # The only bound on a comparison of all fields with each other; stock, it takes a second. A dozen
 # fragments that ask the same dozen things of a media spend 4,000.
 overlapping_fields_can_be_merged.MAX_COMPLEXITY_BUDGET = 12_000
-
-# On a socket Strawberry forwards all of an operation but its extensions: the task that runs it inherits them by this.
-sent_extensions: ContextVar[dict[str, Any] | None] = ContextVar("sent_extensions", default=None)
 
 
 class Prepared:
@@ -71,7 +60,7 @@ class Prepared:
         if 0 < len(found) <= HELPED_ERRORS:
             helpful = validate(self._schema, self.document, HELPFUL_RULES, max_errors=MAX_ERRORS)
             found = helpful if len(helpful) == len(found) else found
-        # A literal that can't be parsed is the document's fault, whatever was raised: CodedErrors would not know it.
+        # A literal that can't be parsed is the document's fault, whatever was raised: `coded` would not know it.
         return [GraphQLError(error.message, error.nodes) if error.original_error else error for error in found]
 
     def cost(self, operation: OperationDefinitionNode, variables: Mapping[str, Any] | None, most: int) -> Cost:
@@ -133,68 +122,3 @@ def refused(prepared: PreparedDocuments, trusted: TrustedDocuments, limits: Limi
             found = [error]
         if found:
             yield document_id, found[0].message
-
-
-class Documents(SchemaExtension):
-    """The one way to an execution, whatever the transport. It stands behind OperationContext."""
-
-    _prepared: Prepared | None = None
-    _cost: int | None = None
-
-    def on_operation(self) -> Iterator[None]:
-        context = self.execution_context
-        self._extensions = context.operation_extensions or sent_extensions.get() or {}
-        context.query = self._context.trusted.text(context.query, self._extensions)
-        yield
-
-    def on_parse(self) -> Iterator[None]:
-        context = self.execution_context
-        if context.query:
-            documents: PreparedDocuments = context.schema.documents  # type: ignore[attr-defined]  # see schema.Schema
-            self._prepared = documents.get(context.query)
-            context.graphql_document = self._prepared.document
-        yield
-
-    async def on_validate(self) -> AsyncIterator[None]:
-        assert self._prepared is not None
-        settings = self._context.services.settings
-        self.execution_context.pre_execution_errors = (
-            faults_of_values(self.execution_context.variables)
-            or self._prepared.faults(Limits(settings.max_depth, settings.max_aliases))
-            or self._charge(self._prepared, settings.max_cost, settings.max_page)
-        )
-        if not self.execution_context.pre_execution_errors:
-            await self._context.pay()
-        yield
-
-    def get_results(self) -> dict[str, Any]:
-        if self._cost is None or not self._extensions.get("cost"):
-            return {}
-        return {"cost": {"requested": self._cost, "limit": self._context.services.settings.max_cost}}
-
-    @property
-    def _context(self) -> Context:
-        context: Context = self.execution_context.context
-        return context
-
-    def _charge(self, prepared: Prepared, limit: int, most: int) -> list[GraphQLError]:
-        operation = get_operation_ast(prepared.document, self.execution_context.operation_name)
-        assert operation is not None
-        self._forget_undeclared(operation)
-        found = prepared.cost(operation, self.execution_context.variables, most)
-        self._cost = self._context.cost = found.operation
-        # With what the other operations of a batch have cost.
-        self._context.spending.cost += found.operation
-        self._context.spending.introspection += found.introspection
-        if self._context.spending.introspection > INTROSPECTION_COST:
-            return [too_complex("introspection", "cost", found.introspection, INTROSPECTION_COST, operation)]
-        if self._context.spending.cost > limit:
-            return [too_complex("operation", "cost", self._context.spending.cost, limit, operation)]
-        return []
-
-    def _forget_undeclared(self, operation: OperationDefinitionNode) -> None:
-        """Variables that nothing reads: a subscription would keep them for as long as it is open."""
-        variables = self.execution_context.variables or {}
-        declared = {definition.variable.name.value for definition in operation.variable_definitions or ()}
-        for name in variables.keys() - declared:
-            del variables[name]

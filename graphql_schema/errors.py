@@ -10,7 +10,6 @@ from typing import Any, TypeVar, cast
 import strawberry
 from graphql import GraphQLError
 from strawberry.exceptions import MissingQueryError
-from strawberry.extensions import MaskErrors
 from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
 from strawberry.utils.str_converters import to_camel_case
 
@@ -60,20 +59,11 @@ async def outcome(work: Awaitable[T]) -> tuple[T | None, list[UserError]]:
         return None, [user_error(error)]
 
 
-class CodedErrors(MaskErrors):
-    """Gives every error its `extensions.code`, and masks the unexpected; the log has it in full, under the same id."""
-
-    def __init__(self) -> None:
-        super().__init__()
-
-    def _process_result(self, result: Any) -> None:
-        # Stock asks first whether it is of a protocol, which takes longer than all else that is done here.
-        if getattr(result, "errors", None):
-            result.errors = [coded(error) for error in result.errors]
-
-
 def coded(error: GraphQLError) -> GraphQLError:
-    """The error as a client may see it; one that is so already stays as it is."""
+    """The error as a client may see it, with its `extensions.code`; one that is so already stays as it is.
+
+    The unexpected are masked; the log has them in full, under the same id.
+    """
     if error.original_error is None and "code" in (error.extensions or {}):
         return error
     cause = error.original_error

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Iterable
 from typing import Any
 
 import strawberry
-from graphql import GraphQLError
-from strawberry.extensions import SchemaExtension
 from strawberry.schema.config import StrawberryConfig
 from strawberry.tools import merge_types
-from strawberry.types import ExecutionContext
+from strawberry.types import ExecutionResult
+from strawberry.types.graphql import OperationType
 
 from app import accounts, upload_sessions
 from graphql_schema.accounts import AccountMutation, AccountQuery
-from graphql_schema.context import Info, OperationContext
-from graphql_schema.documents import Documents, PreparedDocuments
-from graphql_schema.errors import CodedErrors, view
+from graphql_schema.context import Context, Info
+from graphql_schema.documents import PreparedDocuments
+from graphql_schema.errors import view
 from graphql_schema.events import EventQuery, EventSubscription
-from graphql_schema.execution import PlainFieldsExecutor
-from graphql_schema.hooks import Hooks
 from graphql_schema.media import Media, MediaMutation, MediaQuery
 from graphql_schema.nodes import Node, User, as_uuid
+from graphql_schema.operations import Operation, sent_extensions
 from graphql_schema.people import PeopleMutation, PeopleQuery, Person, Profile
 from graphql_schema.processing import Subscription as ProcessingSubscription
 from graphql_schema.root_fields import measure
@@ -63,11 +62,54 @@ class Schema(strawberry.Schema):
         measure(self._schema)
         self.documents = PreparedDocuments(self._schema, most_tokens=CACHED_TOKENS)
 
-    def create_extensions_runner(self, execution_context: ExecutionContext, extensions: list[SchemaExtension]) -> Hooks:
-        return Hooks(execution_context, extensions)
+    async def execute(  # noqa: PLR0917  # Strawberry's signature, as below
+        self,
+        query: str | None,
+        variable_values: dict[str, Any] | None = None,
+        context_value: Any = None,
+        root_value: Any = None,  # noqa: ARG002
+        operation_name: str | None = None,
+        allowed_operation_types: Iterable[OperationType] | None = None,
+        operation_extensions: dict[str, Any] | None = None,
+    ) -> ExecutionResult:
+        """Raises what operations.NOT_TO_BE_EXECUTED says."""
+        return await self._operation(
+            query, variable_values, context_value, operation_name, allowed_operation_types, operation_extensions
+        ).result()
 
-    def process_errors(self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None) -> None:
-        """Stock logs each with its traceback, a mistyped query too. CodedErrors does for those that nobody expects."""
+    async def stream(  # noqa: PLR0917
+        self,
+        query: str | None,
+        variable_values: dict[str, Any] | None = None,
+        context_value: Any = None,
+        root_value: Any = None,  # noqa: ARG002
+        operation_name: str | None = None,
+        operation_extensions: dict[str, Any] | None = None,
+        allowed_operation_types: Iterable[OperationType] | None = None,
+    ) -> AsyncGenerator[Any, None]:
+        return self._operation(
+            query, variable_values, context_value, operation_name, allowed_operation_types, operation_extensions
+        ).results()
+
+    def _operation(  # noqa: PLR0917
+        self,
+        query: str | None,
+        variables: dict[str, Any] | None,
+        context: Context,
+        name: str | None,
+        allowed: Iterable[OperationType] | None,
+        extensions: dict[str, Any] | None,
+    ) -> Operation:
+        return Operation(
+            self._schema,
+            self.documents,
+            context,
+            query,
+            variables,
+            name,
+            extensions or sent_extensions.get() or {},
+            frozenset(OperationType if allowed is None else allowed),
+        )
 
 
 schema = Schema(
@@ -75,7 +117,5 @@ schema = Schema(
     mutation=Mutation,
     subscription=Subscription,
     types=[User, Person, Profile, Media, UploadSession],
-    extensions=[CodedErrors, OperationContext, Documents],
-    execution_context_class=PlainFieldsExecutor,
     config=StrawberryConfig(scalar_map=dict(SCALARS), batching_config={"max_operations": MAX_BATCH}),
 )

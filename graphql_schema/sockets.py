@@ -18,8 +18,8 @@ from app import open_calls
 from app.db import BUSY_ERRORS
 from app.errors import ErrorCode, RateLimited
 from app.issuers import KeysUnavailable
-from graphql_schema.documents import sent_extensions
 from graphql_schema.errors import BUSY, coded
+from graphql_schema.operations import sent_extensions
 from graphql_schema.refusals import MalformedRequest
 from graphql_schema.requests import names_a_document, request_data
 from graphql_schema.streams import failures_as_results
@@ -57,7 +57,7 @@ class SocketAdapter(LitestarWebSocketAdapter):
 class TransportHandler(BaseGraphQLTransportWSHandler[Any, None]):
     """Strawberry's own trusts a message's shape, and fails with a TypeError: here the socket is closed with 4400.
 
-    And when a hook of an extension raises, it ends the operation as if all were well: here that is an error. An
+    And where a schema raises, it ends the operation as if all were well: here that is an error. An
     operation too many is one too, and the socket goes on.
     """
 

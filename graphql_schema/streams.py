@@ -97,7 +97,7 @@ def protocol_of(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
 
 
 async def failures_as_results(results: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
-    """What a hook of an extension raises is an error of the operation, not its end."""
+    """What a schema raises is an error of the operation, not its end."""
     try:
         async with aclosing(results):
             async for result in results:

@@ -376,6 +376,46 @@ async def test_a_cancelled_body_is_rolled_back(stranger: asyncpg.Connection, que
     await assert_usable(stranger)
 
 
+async def asleep(stranger: asyncpg.Connection, statement: str) -> int:
+    """The process of the server in which the statement sleeps."""
+    async with asyncio.timeout(5):
+        while True:
+            found: int | None = await stranger.fetchval(
+                "SELECT pid FROM pg_stat_activity WHERE state = 'active' AND query = $1", statement
+            )
+            if found is not None:
+                return found
+
+
+def sleeping() -> str:
+    """A statement like no other: one that was cut sleeps on."""
+    return f"SELECT pg_sleep(60) AS sleep_{uuid.uuid4().hex}"
+
+
+@pytest.mark.parametrize("again", range(5))
+async def test_a_cancelled_statement_gives_the_connection_back(stranger: asyncpg.Connection, again: int) -> None:
+    """However soon it is cancelled once more: while its connection waits for the server to give the statement up."""
+    statement = sleeping()
+    task = asyncio.ensure_future(DB.read(statement))
+    await asleep(stranger, statement)
+    task.cancel()
+    for _ in range(again):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await assert_usable(stranger)
+
+
+async def test_a_connection_lost_during_a_statement_is_told_and_given_up(stranger: asyncpg.Connection) -> None:
+    statement = sleeping()
+    task = asyncio.ensure_future(DB.read(statement))
+    assert await stranger.fetchval("SELECT pg_terminate_backend($1, 5000)", await asleep(stranger, statement))
+    with pytest.raises((asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError)):
+        await task
+    await assert_usable(stranger)
+
+
 async def test_a_body_cancelled_again_while_it_rolls_back_gives_the_connection_back(
     stranger: asyncpg.Connection,
 ) -> None:

@@ -22,7 +22,7 @@ from app import accounts, attachments, audience, event_cursors, events, hearing,
 from app.access import Viewer
 from app.errors import BadInput, CursorExpired, Forbidden, HeirloomError, NotFound, Unauthenticated
 from app.event_hub import EventHub
-from app.events import Cursor, read_for
+from app.events import SETTLED, Cursor, read_for
 from app.media_events import Cursors, MediaEvent
 from app.piccolo_conf import DB
 from app.settings import load
@@ -219,8 +219,18 @@ async def test_what_was_replayed_while_the_hub_was_away_is_not_told_again(servic
     follower = Follower(services, ada, await place_now(services))
     async with hub_away(services):
         made = [(await upload(services, ada)).id for _ in range(3)]
+        await settled()
         assert await follower.told(3) == [(media_id, "UPLOADED") for media_id in made]
     await nothing_more(follower)
+
+
+async def settled() -> None:
+    """Until all that was written may be told: transactions of other tests' databases are waited for, too."""
+
+    async def nothing_waits() -> bool:
+        return not await DB._run_in_pool(f"SELECT FROM event WHERE NOT {SETTLED} LIMIT 1")
+
+    await until(nothing_waits)
 
 
 @asynccontextmanager

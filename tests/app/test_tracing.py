@@ -130,7 +130,7 @@ async def test_one_trace_leads_from_the_request_to_the_job(server: Server, ada: 
     media = await ada.uploaded(photograph(64, 48), filename, title=title)
     del ada.http.headers["traceparent"]
     settled = await ada.settled(media["id"])
-    assert settled["status"] == "READY"
+    assert settled["status"] == "READY", settled
     wait_for(lambda: "job ingest" in {span.name for _, span in collector.spans(trace)})
     found = collector.spans(trace)
 

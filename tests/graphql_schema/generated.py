@@ -263,3 +263,13 @@ class Weaving(Visitor):
         name, value = self._random.choice([("skip", False), ("skip", True), ("include", True), ("include", False)])
         condition = ArgumentNode(name=NameNode(value="if"), value=BooleanValueNode(value=value))
         return (DirectiveNode(name=NameNode(value=name), arguments=(condition,)),)
+
+
+def null_above(data: Any, path: list[str | int]) -> list[str | int]:
+    """Where the answer is null for an error at this place."""
+    for length, step in enumerate(path):
+        if data is None:
+            return path[:length]
+        data = data[step]
+    assert data is None
+    return path

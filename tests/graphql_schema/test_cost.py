@@ -17,8 +17,8 @@ from graphql import (
 )
 
 from graphql_schema.cost import DEAR, ITEMS, PAGE, ROW, SIZES
-from graphql_schema.documents import INTROSPECTION_COST
 from graphql_schema.limits import TOO_COMPLEX
+from graphql_schema.operations import INTROSPECTION_COST
 from graphql_schema.schema import MAX_BATCH, schema
 from tests.client import MEDIA, Account, Client, Json
 

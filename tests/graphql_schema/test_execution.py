@@ -35,6 +35,7 @@ from strawberry.types import ExecutionContext, ExecutionResult
 from graphql_schema.execution import PlainFieldsExecutor
 from graphql_schema.loaders import Loader, loaded
 from graphql_schema.plans import KeptPlans, Plan, Plans
+from tests.graphql_schema.generated import null_above
 
 # Where something fails, graphql-core cancels its siblings before they have begun, and nobody awaits what those would
 # have awaited: under either executor.
@@ -416,17 +417,8 @@ def explained(answer: tuple[Any, list[Any]]) -> tuple[Any, set[str], list[Any]]:
     that fails cancels the others.
     """
     data, errors = answer
-    own = [error for error in errors if _null_above(data, error[0]) == error[0]]
-    return data, {str(_null_above(data, path)) for path, _, _ in errors}, own
-
-
-def _null_above(data: Any, path: list[str | int]) -> list[str | int]:
-    for length, step in enumerate(path):
-        if data is None:
-            return path[:length]
-        data = data[step]
-    assert data is None
-    return path
+    own = [error for error in errors if null_above(data, error[0]) == error[0]]
+    return data, {str(null_above(data, path)) for path, _, _ in errors}, own
 
 
 def cases(poison: float, *, without: tuple[str, ...] = ()) -> Iterator[tuple[int, str, dict[str, Any], Any]]:

@@ -30,7 +30,7 @@ from app.errors import ErrorCode
 from graphql_schema.limits import TOO_COMPLEX
 from graphql_schema.refusals import GRAPHQL_RESPONSE, JSON
 from tests.client import PASSWORD, Account, Json, admitted
-from tests.graphql_schema.generated import Known, Request, as_subscription, prepared, register_scalars
+from tests.graphql_schema.generated import Known, Request, as_subscription, null_above, prepared, register_scalars
 from tests.graphql_schema.rows import dsn_of, execute
 from tests.pictures import photograph
 from tests.postgres import create_database, drop_database
@@ -186,9 +186,18 @@ def compare_generated(target: Target, other: httpx.Client, cases: Any, asked: Co
 
 
 def told(response: httpx.Response) -> Json:
-    """An answer with its errors in an order of their own: those that come from awaited siblings have none."""
+    """An answer with its errors in an order of their own: those that come from awaited siblings have none.
+
+    Of several that make the same object null it is chance which is told; that it is null is not.
+    """
     answer: Json = response.json()
-    return answer | ({"errors": sorted(answer["errors"], key=str)} if "errors" in answer else {})
+    errors = {str(_explained(answer.get("data"), error)) for error in answer.get("errors", ())}
+    return answer | {"errors": sorted(errors)} if errors else answer
+
+
+def _explained(data: Any, error: Json) -> Any:
+    place = null_above(data, error["path"]) if "path" in error else None
+    return error if place is None or place == error["path"] else place
 
 
 def test_whatever_is_sent_is_answered_as_the_standards_have_it(target: Target) -> None:
