@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import orjson
+from graphql import GraphQLError
 from litestar import Request, Response, WebSocket, get, post, route, websocket
 from litestar.exceptions import InternalServerException
 from strawberry.exceptions import ConnectionRejectionError, MissingQueryError
@@ -31,7 +32,7 @@ from strawberry.types.unset import UnsetType
 
 from app import open_calls
 from app.bodies import patient
-from app.errors import Unauthenticated
+from app.errors import RateLimited, Unauthenticated
 from graphql_schema.errors import MUTATION_BY_GET, coded
 from graphql_schema.multipart import UploadLimits, parse
 from graphql_schema.refusals import (
@@ -145,7 +146,7 @@ class StrictController(GraphQLController[Any, None]):
         media_type = negotiate(request)
         data = await self._read(request)
         if isinstance(data, list):
-            answers = await gather(*[self._execute(request, each, context) for each in data])
+            answers = await gather(*[self._execute_among_others(request, each, context) for each in data])
             return respond(encode(answers), 200, media_type)
         answer = await self._execute(request, data, context)
         status = 400 if "data" not in answer and media_type == GRAPHQL_RESPONSE else 200
@@ -284,6 +285,15 @@ class StrictController(GraphQLController[Any, None]):
         except MissingQueryError as error:
             raise MalformedRequest("The request has no `query`.") from error
         return _answer_of(result)
+
+    async def _execute_among_others(
+        self, request: GraphQLRequest, data: GraphQLRequestData, context: EdgeContext
+    ) -> GraphQLHTTPResponse:
+        """A rate refuses this one alone: others may have been executed, and changed something."""
+        try:
+            return await self._execute(request, data, context)
+        except RateLimited as error:
+            return _answer_of(ExecutionResult(None, [GraphQLError(error.message, original_error=error)]))
 
     def encode_json(self, data: object) -> bytes:
         return encode(data)  # of sockets

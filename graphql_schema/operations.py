@@ -24,6 +24,7 @@ from strawberry.types.execution import PreExecutionError
 from strawberry.types.graphql import OperationType
 
 from app import calls, metrics, tracing
+from app.errors import RateLimited
 from graphql_schema.context import Context
 from graphql_schema.documents import Prepared, PreparedDocuments
 from graphql_schema.errors import coded
@@ -60,11 +61,11 @@ class Operation:
     _outcome: str = field(init=False, default="ok")
 
     async def result(self) -> ExecutionResult:
-        """Of a query or a mutation. Raises what is NOT_TO_BE_EXECUTED, and nothing else."""
+        """Of a query or a mutation. Raises what is NOT_TO_BE_EXECUTED, RateLimited, and nothing else."""
         try:
             with self._observed():
                 return await self._refusal() or await self._executed()
-        except NOT_TO_BE_EXECUTED:
+        except (*NOT_TO_BE_EXECUTED, RateLimited):
             raise
         except Exception as error:
             return self._refused([_as_graphql(error)])

@@ -72,7 +72,7 @@ class Schema(strawberry.Schema):
         allowed_operation_types: Iterable[OperationType] | None = None,
         operation_extensions: dict[str, Any] | None = None,
     ) -> ExecutionResult:
-        """Raises what operations.NOT_TO_BE_EXECUTED says."""
+        """Raises what operations.NOT_TO_BE_EXECUTED says, and RateLimited."""
         return await self._operation(
             query, variable_values, context_value, operation_name, allowed_operation_types, operation_extensions
         ).result()

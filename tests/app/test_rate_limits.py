@@ -97,6 +97,17 @@ async def test_each_operation_of_a_batch_counts(nobody: Client) -> None:
     assert (await ask(nobody)).status_code == 429
 
 
+async def test_what_costs_much_counts_as_many_and_is_told_to_wait(nobody: Client) -> None:
+    """A hundred media with twenty fields each: 2,650, as two requests."""
+    fields = " ".join(f"a{number}: id" for number in range(20))
+    dear = f"{{ library(first: 100) {{ nodes {{ {fields} }} }} }}"
+    for _ in range(REQUESTS // 2):
+        assert (await nobody.http.post("/graphql", json={"query": dear})).status_code == 200
+    refused = await nobody.http.post("/graphql", json={"query": dear})
+    assert (refused.status_code, error_code(refused.json())) == (429, "RATE_LIMITED")
+    assert 0 < int(refused.headers["retry-after"]) <= 2 * SLOWLY / REQUESTS
+
+
 def error_code(result: dict[str, Any]) -> str | None:
     if "errors" not in result:
         return None
