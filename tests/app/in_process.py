@@ -12,8 +12,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from app import uploads
+from app import event_cursors, uploads
 from app.access import Viewer
+from app.events import SETTLED
 from app.identifiers import uuid7
 from app.migrate import migrate
 from app.piccolo_conf import DB
@@ -81,3 +82,18 @@ async def until(condition: Callable[[], Any]) -> None:
             if await found if inspect.isawaitable(found) else found:
                 return
             await asyncio.sleep(0.005)
+
+
+async def settled() -> None:
+    """Until all events that were written may be told: transactions of other tests' databases are waited for, too."""
+
+    async def nothing_waits() -> bool:
+        return not await DB._run_in_pool(f"SELECT FROM event WHERE NOT {SETTLED} LIMIT 1")
+
+    await until(nothing_waits)
+
+
+async def delete_expired(retention: timedelta, present: datetime) -> None:
+    """Of events that are settled: others stay."""
+    await settled()
+    await event_cursors.delete_expired(retention, present)

@@ -22,13 +22,13 @@ from app import accounts, attachments, audience, event_cursors, events, hearing,
 from app.access import Viewer
 from app.errors import BadInput, CursorExpired, Forbidden, HeirloomError, NotFound, Unauthenticated
 from app.event_hub import EventHub
-from app.events import SETTLED, Cursor, read_for
+from app.events import Cursor, read_for
 from app.media_events import Cursors, MediaEvent
 from app.piccolo_conf import DB
 from app.settings import load
 from app.tables import EventKind, UserRole
 from app.wiring import Services, open_services
-from tests.app.in_process import LIMIT, migrated, somebody, until, upload
+from tests.app.in_process import LIMIT, delete_expired, migrated, settled, somebody, until, upload
 from tests.client import Account, Client, Json
 from tests.graphql_schema.rows import insert_media
 from tests.pictures import photograph
@@ -224,15 +224,6 @@ async def test_what_was_replayed_while_the_hub_was_away_is_not_told_again(servic
     await nothing_more(follower)
 
 
-async def settled() -> None:
-    """Until all that was written may be told: transactions of other tests' databases are waited for, too."""
-
-    async def nothing_waits() -> bool:
-        return not await DB._run_in_pool(f"SELECT FROM event WHERE NOT {SETTLED} LIMIT 1")
-
-    await until(nothing_waits)
-
-
 @asynccontextmanager
 async def hub_away(services: Services) -> AsyncIterator[None]:
     """The hub's connection is ended, and it gets another one when the block is over."""
@@ -316,6 +307,7 @@ async def test_who_hears_is_who_sees(services: Services, dsn: str) -> None:
     async with DB.transaction() as transaction:
         for media_id, row in zip(ids, rows, strict=True):
             await events.record(transaction, EventKind.UPDATED, media=media_id, owner=ada.id, entity=row.get("entity"))
+    await settled()
     for viewer in (ada, eve, root, await somebody()):
         names = frozenset(audience.names(viewer))
         found = await read_for(viewer, None, start)
@@ -525,7 +517,7 @@ async def test_a_cursor_older_than_what_is_kept_is_refused(services: Services) -
     for _ in range(2):
         await upload(services, ada)
     kept = await place_now(services)
-    await event_cursors.delete_expired(timedelta(0), datetime.now(UTC) + timedelta(seconds=1))
+    await delete_expired(timedelta(0), datetime.now(UTC) + timedelta(seconds=1))
     assert isinstance(await refused(services, ada, after=old), CursorExpired)
     follower = Follower(services, ada, kept)
     await nothing_more(follower)
@@ -545,7 +537,7 @@ async def test_one_who_falls_behind_what_is_kept_is_told_so(services: Services) 
         for _ in range(events.QUEUE + 10):
             await events.record(transaction, EventKind.UPDATED, media=uuid.uuid4(), owner=ada.id)
     await until(lambda: subscription._behind)
-    await event_cursors.delete_expired(timedelta(0), datetime.now(UTC) + timedelta(seconds=1))
+    await delete_expired(timedelta(0), datetime.now(UTC) + timedelta(seconds=1))
     await follower.told(events.QUEUE)
     with pytest.raises(CursorExpired):
         await follower.next()
@@ -582,7 +574,7 @@ async def test_it_ends_when_the_session_expires_and_not_before(services: Service
 
 
 async def test_events_go_in_order_and_only_those_that_are_old(services: Services) -> None:
-    await event_cursors.delete_expired(timedelta(0), datetime.now(UTC) + timedelta(seconds=1))
+    await delete_expired(timedelta(0), datetime.now(UTC) + timedelta(seconds=1))
     ids = [uuid.uuid4() for _ in range(5)]
     ages = (40, 35, 1, 50, 0)  # days; the one behind a young one stays: else no place would say what is gone
     for media_id, days in zip(ids, ages, strict=True):
@@ -590,14 +582,14 @@ async def test_events_go_in_order_and_only_those_that_are_old(services: Services
             "INSERT INTO event (kind, media, occurred_at) VALUES ('UPDATED', $1, now() - make_interval(days => $2))",
             [media_id, days],
         )
-    await event_cursors.delete_expired(timedelta(days=30), datetime.now(UTC))
+    await delete_expired(timedelta(days=30), datetime.now(UTC))
     assert await kept() == ids[2:]
-    await event_cursors.delete_expired(timedelta(days=30), datetime.now(UTC))
+    await delete_expired(timedelta(days=30), datetime.now(UTC))
     assert await kept() == ids[2:]
 
 
 async def test_what_a_consumer_needs_stays_but_not_for_ever(services: Services, dsn: str) -> None:
-    await event_cursors.delete_expired(timedelta(0), datetime.now(UTC) + timedelta(seconds=1))
+    await delete_expired(timedelta(0), datetime.now(UTC) + timedelta(seconds=1))
     connection = await asyncpg.connect(dsn)
     try:
         consumer = event_cursors.Consumer("somebody", connection)
@@ -608,14 +600,15 @@ async def test_what_a_consumer_needs_stays_but_not_for_ever(services: Services, 
                 "INSERT INTO event (kind, media, occurred_at) VALUES ('UPDATED', $1, now() - interval '40 days')",
                 [media_id],
             )
-        await event_cursors.delete_expired(timedelta(days=30), datetime.now(UTC))
+        await delete_expired(timedelta(days=30), datetime.now(UTC))
         assert await kept() == ids
+        await settled()
         happenings, _ = await events.read_new(connection, start)
         await consumer.move(happenings[0].cursor)
         assert await consumer.place() == happenings[0].cursor
-        await event_cursors.delete_expired(timedelta(days=30), datetime.now(UTC))
+        await delete_expired(timedelta(days=30), datetime.now(UTC))
         assert await kept() == ids[1:]
-        await event_cursors.delete_expired(timedelta(days=10), datetime.now(UTC))
+        await delete_expired(timedelta(days=10), datetime.now(UTC))
         assert await kept() == []
         assert await consumer.place() == happenings[-1].cursor
     finally:

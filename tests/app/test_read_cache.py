@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from app import event_cursors, ingest, media, mending
+from app import ingest, media, mending
 from app.db import hydrate
 from app.keyset import Page
 from app.known_keys import Known, Source
@@ -32,6 +32,7 @@ from app.settings import load
 from app.tables import Entity, Media
 from app.wiring import open_services
 from graphql_schema.schema import schema
+from tests.app.in_process import delete_expired
 from tests.app.read_world import (
     CONTENT,
     ELSEWHERE,
@@ -445,7 +446,7 @@ async def test_events_that_are_deleted_before_they_are_heard_are_not_missed(hous
     await tour.look_around()
     listed = await tour.who("owner").ask(LIST, profile=tour.profile)
     await changed(tour.who("owner"), TITLE, input={"id": listed["media"]["nodes"][0]["id"], "title": "Forgotten"})
-    await event_cursors.delete_expired(timedelta(0), datetime.now(UTC) + timedelta(days=1))
+    await delete_expired(timedelta(0), datetime.now(UTC) + timedelta(days=1))
     assert await DB._run_in_pool("SELECT id FROM event") == []
     assert "Forgotten" in str((await tour.look_around())["owner"])
 
