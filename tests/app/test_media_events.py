@@ -516,6 +516,7 @@ async def test_a_cursor_older_than_what_is_kept_is_refused(services: Services) -
     old = await place_now(services)
     for _ in range(2):
         await upload(services, ada)
+    await settled()
     kept = await place_now(services)
     await delete_expired(timedelta(0), datetime.now(UTC) + timedelta(seconds=1))
     assert isinstance(await refused(services, ada, after=old), CursorExpired)
