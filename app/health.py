@@ -8,6 +8,7 @@ from collections.abc import Awaitable
 from typing import Any, Final
 
 from litestar import Request, Response, get, post
+from litestar.params import FromQuery
 from litestar.types import ControllerRouterHandler
 
 from app import agreement
@@ -49,7 +50,9 @@ def health_routes(services: Services) -> list[ControllerRouterHandler]:
         return await _compared(services, request, repair=False)
 
     @post("/health/storage", include_in_schema=False)
-    async def repair_storage(request: Request[Any, Any, Any], force: bool = False) -> Response[dict[str, Any]]:
+    async def repair_storage(
+        request: Request[Any, Any, Any], force: FromQuery[bool] = False
+    ) -> Response[dict[str, Any]]:
         return await _compared(services, request, repair=True, force=force)
 
     return [live, ready, compare_storage, repair_storage]

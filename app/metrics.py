@@ -22,6 +22,8 @@ from uuid import UUID
 
 import orjson
 
+from app.calls import NAME_CHARACTERS
+
 # Seconds. A statement takes tenths of a millisecond, a storage call or a resolver milliseconds, a film hours.
 QUICK: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 CALLS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -41,7 +43,6 @@ VERBS: Final = frozenset(
 MOST_NAMES: Final = 100
 MOST_TRUSTED: Final = 200  # each takes some 2 KB of a file
 MOST_NAMES_OF_A_USER: Final = 10
-NAME_CHARACTERS: Final = 100
 
 
 class Names:

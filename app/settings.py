@@ -18,7 +18,6 @@ from storage.keys import DEFAULT_KEY_TEMPLATE, KeyTemplate
 
 KIB = 1024
 MIB = 1024 * KIB
-GIB = 1024 * MIB
 PREFIX = "HEIRLOOM_"
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,20}")
 FRACTION = re.compile(r"0(\.[0-9]{1,9})?|1(\.0{1,9})?")

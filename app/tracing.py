@@ -16,13 +16,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
+from app.calls import NAME_CHARACTERS
+
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span, SpanKind
 
 QUEUE: Final = 4096  # spans that wait to be sent; those that come when it is full are lost, and nothing else
 BATCH: Final = 512
-NAME_CHARACTERS: Final = 100
 MOST_CHARACTERS: Final = 4_000  # of one thing that is told: a statement has 2,000
 SEND_EVERY_MS: Final = 1000
 SEND_SECONDS: Final = 5.0  # that one batch is tried to be sent

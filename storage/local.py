@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from io import FileIO
 from itertools import islice
 from pathlib import Path
@@ -34,11 +34,11 @@ from storage.local_parts import BeingEnded, PartsFolder
 from storage.signing import (
     DEFAULT_LIFETIME,
     DEFAULT_WINDOW,
+    Disposition,
     Period,
-    SignedOnce,
+    SignedUrls,
     SigningWindow,
     UrlSigner,
-    disposition_for,
 )
 
 T = TypeVar("T")
@@ -72,8 +72,7 @@ class LocalStorage:
         self._parts = PartsFolder(self._root / UPLOADS, self._incoming)
         self._completions = asyncio.Semaphore(COMPLETIONS)
         self._base_url = base_url.rstrip("/")
-        self._window = SigningWindow(lifetime=lifetime, window=window)
-        self._signed = SignedOnce(self._window.at(datetime.now(UTC)), self._sign)
+        self._urls = SignedUrls(SigningWindow(lifetime=lifetime, window=window), self._sign)
         self._set_up()
 
     async def put(
@@ -172,47 +171,39 @@ class LocalStorage:
         await asyncio.to_thread(self._ready)
 
     def presign_get(self, key: str, *, now: datetime, filename: str | None = None, inline: bool = True) -> SignedUrl:
-        return self.presigned(now)[key, filename, inline]
+        return self._urls.at(now)[key, filename, inline]
 
-    def presigned(self, now: datetime) -> SignedOnce:
-        period = self._window.at(now)
-        if period is not self._signed.period:
-            self._signed = SignedOnce(period, self._sign)
-        return self._signed
-
-    def _sign(self, period: Period, key: str, filename: str | None, inline: bool) -> str:
-        query = self.signer.query(
-            "GET",
-            validate_key(key),
-            expires=period.expires,
-            disposition=disposition_for(key, inline=inline),
-            filename=safe_filename(filename) if filename else None,
-        )
-        return f"{self._base_url}/{key}?{query}"
+    def presigned(self, now: datetime) -> SignedUrls:
+        return self._urls.at(now)
 
     def presign_put(
         self, key: str, *, size: int, content_type: str, now: datetime, expires_in: timedelta
     ) -> SignedRequest:
         check_content_type(validate_key(key), content_type)
-        expires = _expiry(now, expires_in)
-        query = self.signer.put_query(key, size=size, content_type=content_type, expires=expires)
-        return self._request(key, query, {"Content-Type": content_type}, expires)
+        period = Period.starting(now, expires_in)
+        query = self.signer.put_query(key, size=size, content_type=content_type, expires=period.expires)
+        return SignedRequest(self._url(key, query), {"Content-Type": content_type}, period.expires_at)
 
     def presign_part(
         self, key: str, upload_id: str, number: int, *, size: int, now: datetime, expires_in: timedelta
     ) -> SignedRequest:
         if not 1 <= number <= MAX_PARTS:
             raise ValueError(f"parts are numbered from 1 to {MAX_PARTS}, not {number}")
-        expires = _expiry(now, expires_in)
-        query = self.signer.part_query(validate_key(key), upload_id, number, size=size, expires=expires)
-        return self._request(key, query, {}, expires)
+        period = Period.starting(now, expires_in)
+        query = self.signer.part_query(validate_key(key), upload_id, number, size=size, expires=period.expires)
+        return SignedRequest(self._url(key, query), {}, period.expires_at)
 
     async def sweep(self, *, older_than: datetime) -> int:
         """Remove what interrupted puts, completions and aborts left; how many of them there were."""
         return await asyncio.to_thread(self._sweep, older_than)
 
-    def _request(self, key: str, query: str, headers: dict[str, str], expires: int) -> SignedRequest:
-        return SignedRequest(f"{self._base_url}/{key}?{query}", headers, datetime.fromtimestamp(expires, UTC))
+    def _sign(self, key: str, period: Period, disposition: Disposition, filename: str | None) -> str:
+        name = safe_filename(filename) if filename else None
+        query = self.signer.query("GET", key, expires=period.expires, disposition=disposition, filename=name)
+        return self._url(key, query)
+
+    def _url(self, key: str, query: str) -> str:
+        return f"{self._base_url}/{key}?{query}"
 
     def _checked(self, key: str) -> Path:
         """The file of `key`. A symbolic link on the way, even one of the operator's, does not lead out of the root."""
@@ -302,12 +293,6 @@ def _missing_or_unavailable(key: str, error: OSError) -> ObjectNotFound | Storag
     if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}:
         return ObjectNotFound(key)
     return StorageUnavailable(f"reading {key} failed: {error.strerror}")
-
-
-def _expiry(now: datetime, expires_in: timedelta) -> int:
-    if now.tzinfo is None:
-        raise ValueError("the time of signing needs a time zone")
-    return int((now + expires_in).timestamp())
 
 
 def _batch(found: Iterator[T]) -> list[T]:

@@ -34,7 +34,7 @@ from storage.s3_bucket import set_up
 from storage.s3_calls import Calls, code_of, failures
 from storage.s3_parts import Parts, quoted
 from storage.s3_signing import S3Credentials, S3Presigner
-from storage.signing import DEFAULT_LIFETIME, DEFAULT_WINDOW, Period, SignedOnce, SigningWindow, disposition_for
+from storage.signing import DEFAULT_LIFETIME, DEFAULT_WINDOW, Disposition, Period, SignedUrls, SigningWindow
 
 DELETE_BATCH = 1000  # S3's limit for one request
 DEFAULT_DEADLINE = timedelta(seconds=30)
@@ -78,11 +78,10 @@ class S3Storage:
         self._credentials = credentials
         self._region = region
         self._public_url = public_url
-        self._window = window
         self._ready_seconds = min(READY_SECONDS, deadline.total_seconds())
         self._unfinished = unfinished
         self._presigner = self._new_presigner(S3Credentials("", ""))
-        self._signed = SignedOnce(window.at(datetime.now(UTC)), self._sign)
+        self._urls = SignedUrls(window, self._sign)
 
     @classmethod
     @asynccontextmanager
@@ -270,17 +269,10 @@ class S3Storage:
             raise StorageUnavailable(f"the bucket {self.bucket} does not exist") from None
 
     def presign_get(self, key: str, *, now: datetime, filename: str | None = None, inline: bool = True) -> SignedUrl:
-        return self.presigned(now)[key, filename, inline]
+        return self._urls.at(now)[key, filename, inline]
 
-    def presigned(self, now: datetime) -> SignedOnce:
-        period = self._window.at(now)
-        if period is not self._signed.period:
-            self._signed = SignedOnce(period, self._sign)
-        return self._signed
-
-    def _sign(self, period: Period, key: str, filename: str | None, inline: bool) -> str:
-        disposition = disposition_for(key, inline=inline)
-        return self._presigner.url(validate_key(key), period=period, disposition=disposition, filename=filename)
+    def presigned(self, now: datetime) -> SignedUrls:
+        return self._urls.at(now)
 
     def presign_put(
         self, key: str, *, size: int, content_type: str, now: datetime, expires_in: timedelta
@@ -305,7 +297,10 @@ class S3Storage:
         credentials = S3Credentials(frozen.access_key, frozen.secret_key, frozen.token)
         if credentials != self._presigner.credentials:
             self._presigner = self._new_presigner(credentials)
-            self._signed.clear()  # what the former ones signed ends with them
+            self._urls.clear()  # what the former ones signed ends with them
+
+    def _sign(self, key: str, period: Period, disposition: Disposition, filename: str | None) -> str:
+        return self._presigner.url(key, period=period, disposition=disposition, filename=filename)
 
     def _new_presigner(self, credentials: S3Credentials) -> S3Presigner:
         return S3Presigner(

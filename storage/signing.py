@@ -12,13 +12,12 @@ from urllib.parse import quote
 
 from storage.base import InvalidSignature, SignatureExpired, SignedUrl
 from storage.disposition import shows_inline
-from storage.keys import content_type_of
+from storage.keys import content_type_of, validate_key
 
 DEFAULT_LIFETIME = timedelta(hours=1)
 DEFAULT_WINDOW = timedelta(minutes=15)
 MAX_LIFETIME = timedelta(days=7)  # X-Amz-Expires allows no more
 MIN_SECRET_BYTES = 16  # 128 bits
-SIGNATURE_HEX_CHARACTERS = 64  # SHA-256
 
 MOST_REMEMBERED = 20_000  # URLs, of about 500 bytes each with what they are known by
 
@@ -83,21 +82,34 @@ class SigningWindow:
         return Period(signed_at, expires, datetime.fromtimestamp(expires, UTC))
 
 
-class SignedOnce(dict[tuple[str, str | None, bool], SignedUrl]):
+class SignedUrls(dict[tuple[str, str | None, bool], SignedUrl]):
     """By key, filename and `inline`: the URLs of one period, each signed when it is first asked for.
 
-    A page of a hundred media asks for 600 of them, again and again in the same window.
+    A page of a hundred media asks for 600 of them, again and again in the same window. `sign` makes the URL of a valid
+    key, by the period, how it is to be shown, and the filename as it was given.
     """
 
-    def __init__(self, period: Period, sign: Callable[[Period, str, str | None, bool], str]) -> None:
+    def __init__(self, window: SigningWindow, sign: Callable[[str, Period, Disposition, str | None], str]) -> None:
         super().__init__()
-        self.period = period
+        self._window = window
+        self._period = window.at(datetime.now(UTC))
         self._sign = sign
 
+    def at(self, now: datetime) -> Self:
+        """Those that are handed out at `now` (aware); what another window's were is forgotten."""
+        period = self._window.at(now)
+        if period is not self._period:
+            self.clear()
+            self._period = period
+        return self
+
     def __missing__(self, what: tuple[str, str | None, bool]) -> SignedUrl:
+        """Raises InvalidKey."""
         if len(self) >= MOST_REMEMBERED:
             self.clear()
-        signed = self[what] = SignedUrl(self._sign(self.period, *what), self.period.expires_at)
+        key, filename, inline = what
+        url = self._sign(validate_key(key), self._period, disposition_for(key, inline=inline), filename)
+        signed = self[what] = SignedUrl(url, self._period.expires_at)
         return signed
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import asyncpg
 import pytest
@@ -19,6 +20,8 @@ from app.embedded import EmbeddedPostgres
 
 # What a crash loses is thrown away anyhow.
 CARELESS = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "max_connections": "200"}
+
+NewDatabase: TypeAlias = Callable[[str], AbstractAsyncContextManager[str]]
 
 _server = pytest.StashKey[EmbeddedPostgres]()
 _folder = pytest.StashKey[Path]()
@@ -54,11 +57,26 @@ def server_dsn(pytestconfig: pytest.Config) -> str:
 
 
 @pytest.fixture(scope="session")
-async def database_dsn(server_dsn: str, worker_name: str) -> AsyncIterator[str]:
-    """An empty database, this worker's own."""
-    name = f"test_{worker_name}"
-    yield await create_database(server_dsn, name)
-    await drop_database(server_dsn, name)
+def new_database(server_dsn: str, worker_name: str) -> NewDatabase:
+    """The DSN of an empty database of that name, this worker's own, for as long as the block."""
+
+    @asynccontextmanager
+    async def made(name: str) -> AsyncIterator[str]:
+        database = f"{name}_{worker_name}"
+        dsn = await create_database(server_dsn, database)
+        try:
+            yield dsn
+        finally:
+            await drop_database(server_dsn, database)
+
+    return made
+
+
+@pytest.fixture(scope="session")
+async def database_dsn(new_database: NewDatabase) -> AsyncIterator[str]:
+    """One that many tests share."""
+    async with new_database("test") as dsn:
+        yield dsn
 
 
 @pytest.fixture(scope="session")

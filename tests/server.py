@@ -14,9 +14,12 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
+
+import psutil
 
 START_SECONDS = 60.0  # a machine that runs the whole suite is busy
 STOP_SECONDS = 30.0
@@ -32,6 +35,9 @@ class Server:
     environment: dict[str, str]
     process: subprocess.Popen[bytes]
     worker: subprocess.Popen[bytes] | None = None
+
+
+Apart: TypeAlias = Callable[..., AbstractAsyncContextManager[Server]]  # the fixture `server_apart`
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
@@ -129,10 +135,25 @@ def running(folder: Path, dsn: str | None, *, worker: bool = True, **settings: o
         yield Server(url, folder / "data", env, process, beside)
 
 
+def wait_until_working(log: Path) -> None:
+    """Until the worker of this log looks for jobs: one that still starts can be neither paused nor waited for."""
+    wait_for(lambda: b"The worker is ready." in log.read_bytes(), START_SECONDS)
+
+
 @contextmanager
 def working(server: Server) -> Iterator[Path]:
     """A worker that has begun to look for jobs, and its log."""
     log = server.data_dir.parent / f"worker-{uuid.uuid4().hex}.log"
     with spawned(command("worker"), server.environment, log):
-        wait_for(lambda: b"The worker is ready." in log.read_bytes(), 30)
+        wait_until_working(log)
         yield log
+
+
+def children(server: Server, name: str) -> list[psutil.Process]:
+    """Those that run this command for it, "api" or "worker"; none that has just ended."""
+    found = []
+    for child in psutil.Process(server.process.pid).children():
+        with suppress(psutil.Error):
+            if name in child.cmdline():
+                found.append(child)
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,7 @@ from tests.contracts.rclone import RCLONE, rclone
 from tests.contracts.servers import ACCESS_KEY, SECRET_KEY, answers, aws_variables, daemon, wait_until
 from tests.footprint import fetch
 from tests.pictures import photograph
-from tests.postgres import create_database, drop_database
-from tests.server import START_SECONDS, Server, free_port, running, wait_for
+from tests.server import Apart, Server, free_port, wait_until_working
 
 DEADLINE_SECONDS = 2  # how long what meets no storage here waits for it
 SIZES = [("THUMBNAIL", 150, 150), ("SMALL", 400, 300), ("MEDIUM", 800, 600), ("LARGE", 1600, 1200)]
@@ -35,19 +34,9 @@ def on_s3(endpoint_url: str, bucket: str = "heirloom") -> dict[str, Any]:
     return {"storage": "s3", "s3_bucket": bucket, "s3_endpoint_url": endpoint_url}
 
 
-@asynccontextmanager
-async def with_database(server_dsn: str, name: str, folder: Path, **settings: Any) -> AsyncIterator[Server]:
-    """Server and worker on a database of their own."""
-    dsn = await create_database(server_dsn, name)
-    with running(folder, dsn, processes=1, **settings) as server:
-        yield server
-    await drop_database(server_dsn, name)
-
-
 @pytest.fixture(params=["local", "rclone", "radosgw"])
-async def shape(
-    request: pytest.FixtureRequest, server_dsn: str, worker_name: str, tmp_path: Path
-) -> AsyncIterator[Server]:
+async def shape(request: pytest.FixtureRequest, server_apart: Apart, tmp_path: Path) -> AsyncIterator[Server]:
+    """Server and worker on that storage."""
     name: str = request.param
     with ExitStack() as stack:
         settings: dict[str, Any] = {}
@@ -57,7 +46,7 @@ async def shape(
         elif name == "radosgw":
             settings = on_s3(request.getfixturevalue("radosgw_server").endpoint_url, f"shape-{uuid4()}")
         stack.enter_context(aws_variables())
-        async with with_database(server_dsn, f"shape_{name}_{worker_name}", tmp_path, **settings) as server:
+        async with server_apart(f"shape_{name}", processes=1, **settings) as server:
             yield server
 
 
@@ -165,17 +154,12 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
 
 
 @pytest.fixture(scope="module")
-async def fragile(
-    bucket: Bucket, server_dsn: str, worker_name: str, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Server]:
+async def fragile(bucket: Bucket, server_apart: Apart) -> AsyncIterator[Server]:
     """Server and worker on that S3."""
-    folder = tmp_path_factory.mktemp("fragile")
+    settings = on_s3(bucket.endpoint_url) | {"storage_deadline": DEADLINE_SECONDS, "processes": 1}
     with aws_variables():
-        settings = on_s3(bucket.endpoint_url) | {"storage_deadline": DEADLINE_SECONDS}
-        async with with_database(server_dsn, f"fragile_{worker_name}", folder, **settings) as server:
-            # A worker that still starts can be neither paused nor waited for.
-            log = folder / "worker.log"
-            wait_for(lambda: "The worker is ready." in log.read_text(), START_SECONDS)
+        async with server_apart("fragile", **settings) as server:
+            wait_until_working(server.data_dir.parent / "worker.log")
             yield server
 
 

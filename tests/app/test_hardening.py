@@ -26,17 +26,17 @@ from app.worker import TROUBLE_RETRY
 from graphql_schema.errors import BUSY, BUSY_CODE, MASKED
 from tests.client import PASSWORD, UPLOAD, Account, Client, Json, admitted, register
 from tests.pictures import encoded, photograph
-from tests.postgres import create_database, drop_database
 from tests.server import (
+    Apart,
     Server,
     command,
     environment,
     free_port,
     reachable_folder,
-    running,
     spawned,
     wait_for,
     wait_until_ready,
+    wait_until_working,
 )
 
 pytestmark = pytest.mark.xdist_group("hardening")  # one set of processes
@@ -55,13 +55,10 @@ POOL = 2
 
 
 @pytest.fixture(scope="module")
-async def api(server_dsn: str, worker_name: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
+async def api(server_apart: Apart) -> AsyncIterator[Server]:
     """An API process with the smallest of pools; workers are started by those who want one."""
-    name = f"hardening_{worker_name}"
-    dsn = await create_database(server_dsn, name)
-    with running(tmp_path_factory.mktemp("hardening"), dsn, worker=False, database_pool=POOL) as server:
+    async with server_apart("hardening", worker=False, database_pool=POOL) as server:
         yield server
-    await drop_database(server_dsn, name)
 
 
 @pytest.fixture
@@ -75,7 +72,7 @@ def working(server: Server) -> Iterator[Popen[bytes]]:
     """A worker that has begun to look for jobs."""
     log = server.data_dir.parent / f"worker-{uuid.uuid4().hex}.log"
     with spawned(command("worker"), {**server.environment, "HEIRLOOM_DATABASE_POOL": "10"}, log) as worker:
-        wait_for(lambda: b"The worker is ready." in log.read_bytes(), 30)
+        wait_until_working(log)
         yield worker
 
 

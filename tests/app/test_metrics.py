@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 from prometheus_client import values
 from prometheus_client.parser import text_string_to_metric_families
@@ -22,7 +21,17 @@ from app.metrics import MOST_NAMES_OF_A_USER
 from app.postmaster import address
 from tests.client import Account, Client, admitted
 from tests.pictures import photograph
-from tests.server import Server, command, free_port, reachable_folder, running, spawned, wait_for
+from tests.server import (
+    Server,
+    children,
+    command,
+    free_port,
+    reachable_folder,
+    running,
+    spawned,
+    wait_for,
+    wait_until_working,
+)
 
 pytestmark = pytest.mark.xdist_group("metrics")
 
@@ -267,7 +276,7 @@ async def test_a_process_that_dies_takes_no_count_with_it(server: Server, ada: A
     answers = sample("heirloom_http_responses_total", route="/graphql", method="POST", status="200")
     before = await scraped(server.url)
     assert before[answers] > 0
-    api = [each for each in psutil.Process(server.process.pid).children() if "api" in each.cmdline()]
+    api = children(server, "api")
     assert len(api) == PROCESSES
     async with ada.socket():
         await settles(server.url, {sample("heirloom_sockets_open"): 1})
@@ -276,8 +285,7 @@ async def test_a_process_that_dies_takes_no_count_with_it(server: Server, ada: A
     known = {each.pid for each in api}
 
     def all_are_back() -> bool:
-        children = psutil.Process(server.process.pid).children()
-        return len([each for each in children if each.pid not in known and "api" in each.cmdline()]) == PROCESSES
+        return len([each for each in children(server, "api") if each.pid not in known]) == PROCESSES
 
     wait_for(all_are_back, 30)
     await all_listen(server.url)
@@ -304,7 +312,7 @@ async def test_a_worker_by_itself_answers_at_its_own_port(server: Server, tmp_pa
     alone = replace(server, environment={**server.environment, **mine})
     log = tmp_path / "worker.log"
     with spawned(command("worker"), alone.environment, log) as worker:
-        wait_for(lambda: b"The worker is ready." in log.read_bytes(), 30)
+        wait_until_working(log)
         found = await scraped(url, authorization=f"Bearer {TOKEN}")
         assert found[sample("process_resident_memory_bytes", process="worker-0")] > 10_000_000
         assert found[sample("heirloom_queue_jobs", entrypoint="sweep", status="queued")] == 1

@@ -24,7 +24,7 @@ from app.postmaster import address
 from tests.client import MEDIA, PASSWORD, WAIT_SECONDS, WATCH, Account, Client, Json, register
 from tests.pictures import encoded, photograph
 from tests.postgres import create_database, drop_database
-from tests.server import STOP_SECONDS, Server, command, reachable_folder, running, spawned
+from tests.server import STOP_SECONDS, Server, children, command, reachable_folder, running, spawned
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, and prctl below it"),
@@ -59,10 +59,7 @@ async def ada(laptop: Server) -> AsyncIterator[Account]:
 
 
 def worker_of(server: Server) -> psutil.Process | None:
-    for child in psutil.Process(server.process.pid).children():
-        if "worker" in child.cmdline():
-            return child
-    return None
+    return next(iter(children(server, "worker")), None)
 
 
 def decoders_of(server: Server, media_id: str) -> list[psutil.Process]:

@@ -30,6 +30,7 @@ from tests.server import (
     START_SECONDS,
     STOP_SECONDS,
     Server,
+    children,
     command,
     environment,
     free_port,
@@ -60,8 +61,7 @@ def serving(server: Server, number: int = 2) -> list[psutil.Process]:
 
     def all_listen() -> bool:
         with suppress(psutil.Error):  # one has just ended
-            children = psutil.Process(server.process.pid).children()
-            found[:] = [child for child in children if "api" in child.cmdline() and listens(child)]
+            found[:] = filter(listens, children(server, "api"))
         return len(found) == number
 
     wait_for(all_listen, START_SECONDS)

@@ -7,8 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.client import Account, admitted
-from tests.postgres import create_database, drop_database
-from tests.server import Server, running
+from tests.server import Apart, Server
 
 MIB = 1024 * 1024
 # Just above the 20 MiB of an avatar, so that each limit can be passed alone.
@@ -19,17 +18,12 @@ UPLOAD_LIMIT = 1024 * MIB
 
 
 @pytest.fixture(scope="session")
-async def unattended(
-    server_dsn: str, worker_name: str, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Server]:
+async def unattended(server_apart: Apart) -> AsyncIterator[Server]:
     """An API process without a worker, with small limits and a database of its own."""
-    name = f"unattended_{worker_name}"
-    dsn = await create_database(server_dsn, name)
     limits = {"max_file_bytes": FILE_LIMIT, "max_request_bytes": REQUEST_LIMIT, "max_files": FILES_LIMIT}
     limits["max_upload_bytes"] = UPLOAD_LIMIT
-    with running(tmp_path_factory.mktemp("unattended"), dsn, worker=False, **limits) as server:
+    async with server_apart("unattended", worker=False, **limits) as server:
         yield server
-    await drop_database(server_dsn, name)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import base64
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -31,7 +31,7 @@ from tests.app.test_progress import ENDED, LOGOUT, NOT_FOUND, failed, first, fra
 from tests.client import WAIT_SECONDS, WATCH, Account, Client, Json, Socket, admitted
 from tests.footprint import fetch
 from tests.pictures import photograph
-from tests.server import SECRET_KEY, Server, running
+from tests.server import SECRET_KEY, Apart, Server
 
 pytestmark = pytest.mark.xdist_group("sockets")
 
@@ -45,10 +45,10 @@ PING = b'{"type":"ping"}'
 
 
 @pytest.fixture(scope="module")
-def guarded(database_dsn: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+async def guarded(server_apart: Apart) -> AsyncIterator[Server]:
     """A server on which a caller may hold little, and many callers come from one place."""
     settings = {"max_open": MOST, "rate_limits": "on", "trusted_proxies": "127.0.0.1"}
-    with running(tmp_path_factory.mktemp("sockets"), database_dsn, worker=False, **settings) as server:
+    async with server_apart("sockets", worker=False, **settings) as server:
         yield server
 
 

@@ -2,12 +2,13 @@
 
 import asyncio
 import random
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 from uuid import uuid4
 
 import httpx
@@ -27,7 +28,7 @@ from storage.base import (
 )
 from storage.s3 import CONFIG, S3Storage
 from storage.s3_bodies import BUFFERED_BYTES
-from tests.contracts.servers import REGION, S3Server
+from tests.contracts.servers import ACCESS_KEY, REGION, SECRET_KEY, S3Server
 from tests.server import free_port
 
 pytestmark = pytest.mark.usefixtures("aws_credentials")
@@ -175,6 +176,38 @@ async def test_a_token_and_a_public_address_are_in_signed_urls(
         parts = urlsplit(storage.presign_get("a/b.jpg", now=datetime.now(UTC)).url)
     assert (parts.scheme, parts.netloc, parts.path) == ("https", "media.example.com", "/bucket/a/b.jpg")
     assert "X-Amz-Security-Token=a%2Ftoken" in parts.query
+
+
+async def test_credentials_that_change_sign_from_then_on(
+    rclone_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As a role's do, long before they run out: here they are asked for anew each time."""
+    token, told = tmp_path / "token", tmp_path / "told.py"
+    fields = {"Version": 1, "AccessKeyId": ACCESS_KEY, "SecretAccessKey": SECRET_KEY}
+    told.write_text(
+        "import datetime, json, pathlib\n"
+        "soon = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(minutes=5)\n"
+        f"token = pathlib.Path({str(token)!r}).read_text()\n"
+        f"print(json.dumps({{**{fields!r}, 'SessionToken': token, 'Expiration': soon.isoformat()}}))\n"
+    )
+    (config := tmp_path / "config").write_text(f"[default]\ncredential_process = {sys.executable} {told}\n")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+
+    token.write_text("former")
+    async with opened(rclone_server) as storage:
+        await storage.set_up()
+        now = datetime.now(UTC)
+        former = storage.presign_get("a/b.jpg", now=now)
+        token.write_text("latter")
+        assert storage.presign_get("a/b.jpg", now=now) == former
+        await storage.ready()
+        latter = storage.presign_get("a/b.jpg", now=now)
+    assert [dict(parse_qsl(urlsplit(each.url).query))["X-Amz-Security-Token"] for each in (former, latter)] == [
+        "former",
+        "latter",
+    ]
+    assert latter.expires_at == former.expires_at
 
 
 async def test_more_objects_than_a_page(rclone_server: S3Server) -> None:

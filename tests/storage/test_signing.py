@@ -9,11 +9,12 @@ import botocore.session
 import pytest
 from botocore.config import Config
 
-from storage.base import InvalidSignature, SignatureExpired
+from storage import signing
+from storage.base import InvalidKey, InvalidSignature, SignatureExpired, SignedUrl
 from storage.disposition import MAX_FILENAME_CHARACTERS, content_disposition, safe_filename
 from storage.keys import content_type_of
 from storage.s3_signing import S3Credentials, S3Presigner
-from storage.signing import Disposition, Period, SigningWindow, UrlSigner, disposition_for
+from storage.signing import Disposition, Period, SignedUrls, SigningWindow, UrlSigner, disposition_for
 
 KEY_CHARACTERS = string.ascii_letters + string.digits + "._-"
 FILENAMES = [
@@ -67,6 +68,61 @@ class TestSigningWindow:
     def test_refuses_a_time_without_zone(self) -> None:
         with pytest.raises(ValueError, match="time zone"):
             SigningWindow().at(datetime(2026, 2, 1))  # noqa: DTZ001 - that is the point
+
+
+class TestSignedUrls:
+    hour = timedelta(hours=1)
+    first, second = "https://example.org/a.jpg?1", "https://example.org/a.jpg?2"
+
+    def urls(self) -> SignedUrls:
+        """Those of a signer that never signs the same twice, and keeps what it was asked for."""
+        self.asked: list[tuple[str, int, Disposition, str | None]] = []
+
+        def sign(key: str, period: Period, disposition: Disposition, filename: str | None) -> str:
+            self.asked.append((key, period.expires, disposition, filename))
+            return f"https://example.org/{key}?{len(self.asked)}"
+
+        return SignedUrls(SigningWindow(lifetime=self.hour, window=self.hour / 4), sign)
+
+    def test_each_is_signed_once_in_a_window(self) -> None:
+        urls, started = self.urls(), datetime(2026, 2, 1, 12, 0, tzinfo=UTC)
+        end, until = started + self.hour / 4, started + self.hour
+        for now in (started, end - timedelta(microseconds=1)):
+            assert urls.at(now)["a.jpg", "b.jpg", True] == SignedUrl(self.first, until)
+        later = until + self.hour / 4
+        assert urls.at(end)["a.jpg", "b.jpg", True] == SignedUrl(self.second, later)
+        assert self.asked == [("a.jpg", int(moment.timestamp()), "inline", "b.jpg") for moment in (until, later)]
+
+    def test_each_has_its_own_name_and_disposition(self) -> None:
+        asked = {("a.jpg", None, True), ("a.jpg", None, False), ("a.jpg", "b", True), ("a.bin", None, True)}
+        urls = self.urls().at(NOW)
+        assert len({urls[what].url for what in asked}) == 4
+        assert {(key, filename, disposition) for key, _, disposition, filename in self.asked} == {
+            ("a.jpg", None, "inline"),
+            ("a.jpg", None, "attachment"),
+            ("a.jpg", "b", "inline"),
+            ("a.bin", None, "attachment"),
+        }
+
+    def test_what_is_cleared_is_signed_anew(self) -> None:
+        urls = self.urls().at(NOW)
+        assert urls["a.jpg", None, True].url == self.first
+        urls.clear()
+        assert urls["a.jpg", None, True].url == self.second
+
+    def test_they_do_not_grow_for_ever(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(signing, "MOST_REMEMBERED", 3)
+        urls, sizes = self.urls().at(NOW), []
+        for number in range(8):
+            urls[f"{number}.jpg", None, True]
+            sizes.append(len(urls))
+        assert sizes == [1, 2, 3, 1, 2, 3, 1, 2]
+
+    def test_another_key_than_ours_is_not_signed(self) -> None:
+        urls = self.urls().at(NOW)
+        with pytest.raises(InvalidKey):
+            urls["../a.jpg", None, True]
+        assert (self.asked, urls) == ([], {})
 
 
 class TestUrlSigner:
