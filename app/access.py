@@ -9,12 +9,13 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from piccolo.columns.combination import WhereRaw
 from piccolo.custom_types import Combinable
 
 from app.errors import Forbidden, HeirloomError, NotFound, Unauthenticated
-from app.tables import Entity, Media, MediaStatus, Moderation, UploadSession, UserAccount, UserRole
+from app.tables import Entity, MediaStatus, Moderation, UploadSession, UserAccount, UserRole
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +66,19 @@ def ways_to_media_of(viewer: Viewer | None, entity: Entity) -> Sequence[Combinab
 
 
 # What has an index of its own is said by these conditions word for word, and not by parameters: a statement that has
-# been prepared is planned once for all of their values, and could not use it.
+# been prepared is planned once for all of their values, and could not use it. All are written out, since Piccolo takes
+# three times as long to write what it is told of columns: that were a fiftieth of a page.
+_STORED: Final = f"(media.status <> '{MediaStatus.PENDING}' AND media.lost_at IS NULL)"
+_APPROVED: Final = f"(media.is_public AND media.moderation = '{Moderation.APPROVED}' AND media.deleted_at IS NULL)"
+
+
 def stored_media() -> Combinable:
     """Neither still to come, nor known to be gone."""
-    return WhereRaw(f"(media.status <> '{MediaStatus.PENDING}' AND media.lost_at IS NULL)")
+    return WhereRaw(_STORED)
 
 
 def public_media() -> Combinable:
-    approved = f"(media.is_public AND media.moderation = '{Moderation.APPROVED}' AND media.deleted_at IS NULL)"
-    return WhereRaw(approved) & stored_media()
+    return WhereRaw(f"({_APPROVED} AND {_STORED})")
 
 
 def changeable_media(viewer: Viewer) -> Combinable:
@@ -84,8 +89,7 @@ def changeable_media(viewer: Viewer) -> Combinable:
 
 
 def _owned_media(viewer: Viewer) -> Combinable:
-    owned: Combinable = Media.owner == viewer.id
-    return owned
+    return WhereRaw("media.owner = {}", viewer.id)
 
 
 def _hosted_media(viewer: Viewer) -> Combinable:
@@ -96,7 +100,7 @@ def _hosted_media(viewer: Viewer) -> Combinable:
 def visible_entities(viewer: Viewer | None) -> Combinable:
     if viewer is None:
         return NOTHING
-    return EVERYTHING if viewer.is_admin else Entity.owner == viewer.id
+    return EVERYTHING if viewer.is_admin else WhereRaw("entity.owner = {}", viewer.id)
 
 
 def changeable_entities(viewer: Viewer) -> Combinable:

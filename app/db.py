@@ -11,13 +11,15 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from functools import cache, lru_cache
+from operator import itemgetter
 from types import TracebackType
-from typing import Any, Final, Literal, NoReturn, TypeVar, cast
+from typing import Any, ClassVar, Final, Literal, NoReturn, TypeVar, cast
 
 import asyncpg
 import orjson
+from piccolo.columns import JSONB
 from piccolo.custom_types import Combinable
 from piccolo.engine.exceptions import TransactionError
 from piccolo.engine.postgres import PostgresEngine, PostgresTransaction
@@ -95,11 +97,30 @@ class Fetched(asyncpg.Record):  # type: ignore[misc]  # asyncpg has no types
 
     __slots__ = ()
 
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(name) from None
+    table: ClassVar[type[Table] | None] = None
+    places: ClassVar[Mapping[str, int]] = {}  # of the attributes that are as they are decoded
+
+
+@cache
+def row_of(table: type[Table], *columns: str) -> type[Fetched]:
+    """The class of rows that a statement makes of these columns, in this order, with an attribute for each.
+
+    JSON is to be selected as text, and decoded when it is read: most lists leave it, and it is the most of their rows.
+    """
+    in_json = {column._meta.name for column in table._meta.columns if isinstance(column, JSONB)}
+    places = {name: place for place, name in enumerate(columns) if name not in in_json}
+    attributes = {name: property(itemgetter(place)) for name, place in places.items()}
+    attributes |= {name: _decoded(columns.index(name)) for name in in_json & {*columns}}
+    return type(f"{table.__name__}Row", (Fetched,), {"__slots__": (), "table": table, "places": places, **attributes})
+
+
+def _decoded(place: int) -> property:
+    return property(lambda row: None if row[place] is None else orjson.loads(row[place]))
+
+
+def is_of(row: object, table: type[Table]) -> bool:
+    """Whether it is the table's, as Piccolo or as asyncpg has it."""
+    return row.table is table if isinstance(row, Fetched) else isinstance(row, table)
 
 
 class HeirloomTransaction(PostgresTransaction):
@@ -302,11 +323,12 @@ class HeirloomEngine(PostgresEngine):
         self.usable_transaction()
         return await super().run_querystring(querystring, in_pool)
 
-    async def read(self, statement: str, *values: Any) -> list[Fetched]:
-        """The rows of a statement that is written out, with `$1` for the first of the values."""
+    async def read(self, statement: str, *values: Any, rows: type[Fetched] = Fetched) -> list[Any]:
+        """The `rows` of a statement that is written out, with `$1` for the first of the values."""
         if transaction := self.usable_transaction():
-            return cast("list[Fetched]", await transaction.connection.fetch(statement, *values, record_class=Fetched))
-        return cast("list[Fetched]", await self._run_in_pool(statement, values))
+            found: list[Any] = await transaction.connection.fetch(statement, *values, record_class=rows)
+            return found
+        return await self._fetch_in_pool(rows, statement, values)
 
     def transform_response_to_dicts(self, results: Sequence[asyncpg.Record]) -> list[dict[str, Any]]:
         return as_dicts(results)
@@ -316,9 +338,13 @@ class HeirloomEngine(PostgresEngine):
         return await super().run_ddl(ddl, in_pool)
 
     async def _run_in_pool(self, query: str, args: Sequence[Any] | None = None) -> Any:
+        return await self._fetch_in_pool(asyncpg.Record, query, args or ())
+
+    async def _fetch_in_pool(self, rows: type[asyncpg.Record], query: str, args: Sequence[Any]) -> list[Any]:
         connection = await self.take_connection()
         try:
-            return await connection.fetch(query, *(args or ()), record_class=Fetched)
+            found: list[Any] = await connection.fetch(query, *args, record_class=rows)
+            return found
         finally:
             await _let_go(connection)
 
@@ -402,26 +428,24 @@ def hydrate(table: type[T], row: dict[str, Any]) -> T:
 
 
 async def fetch(table: type[T], where: Combinable, rest: str = "", *, columns: tuple[str, ...] = ()) -> list[T]:
-    """The objects of all rows for which `where` holds, with these columns or all of them.
+    """All rows for which `where` holds, with these columns or all of them: only to be read, since they are `Fetched`.
 
-    `rest` stands behind it, an order or a limit, and as the columns it is never a client's word. Half of what
+    `rest` stands behind it, an order or a limit, and as the columns it is never a client's word. A third of what
     `select()` costs, which puts the names of the columns together anew each time.
     """
-    text = f"SELECT {_selected(table, columns)} FROM {table._meta.tablename} WHERE {{}} {rest}"  # noqa: S608
-    records = await table._meta.db.run_querystring(QueryString(text, where.querystring))
-    made = []
-    for row in as_dicts(records):  # as `hydrate` does it, without a call for each: a page has 700
-        row["_exists_in_db"], row["_was_created"] = True, None
-        one = table.__new__(table)
-        one.__dict__ = row
-        made.append(one)
-    return made
+    rows, selected = _selected(table, columns)
+    text, values = QueryString(f"{selected} WHERE {{}} {rest}", where.querystring).compile_string()
+    engine = cast(HeirloomEngine, table._meta.db)
+    return await engine.read(text, *values, rows=rows)
 
 
 @cache
-def _selected(table: type[Table], columns: tuple[str, ...]) -> str:
-    names = columns or [column._meta.name for column in table._meta.columns]
-    return ", ".join(f'"{table._meta.tablename}"."{name}"' for name in names)
+def _selected(table: type[Table], columns: tuple[str, ...]) -> tuple[type[Fetched], str]:
+    columns = columns or tuple(column._meta.name for column in table._meta.columns)
+    name = table._meta.tablename
+    rows = row_of(table, *columns)
+    selected = [f'"{name}"."{column}"' + ("" if column in rows.places else "::text") for column in columns]
+    return rows, f"SELECT {', '.join(selected)} FROM {name}"  # noqa: S608 - the names are our own
 
 
 def as_dicts(rows: Sequence[asyncpg.Record]) -> list[dict[str, Any]]:

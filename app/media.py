@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from functools import reduce
 from itertools import product
 from operator import and_
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import asyncpg
 from piccolo.columns import Column
@@ -29,7 +29,7 @@ from app.access import (
     ways_to_media,
     ways_to_media_of,
 )
-from app.db import fetch, hydrate
+from app.db import fetch, hydrate, row_of
 from app.errors import BadInput, Conflict
 from app.keyset import Order, Page, SortKey, created, identity, instant, integer, page
 from app.piccolo_conf import DB
@@ -39,6 +39,7 @@ from processing.variants import VariantName
 
 # asyncpg sends these for what PostgreSQL calls by the same names, and takes no text in their place.
 _INFINITIES: Final = {"-infinity": datetime.min.replace(tzinfo=UTC), "infinity": datetime.max.replace(tzinfo=UTC)}
+_PENDING: Final = MediaStatus.PENDING.value  # found once: to ask an enum takes longer than to compare
 
 
 def _taken(missing: str) -> SortKey:
@@ -86,7 +87,7 @@ class MediaFilter:
 
     def where(self) -> Combinable:
         """All of it but the kinds: see `by_kind`. Raises BadInput for what can't be a tag."""
-        conditions: list[Combinable] = [Media.deleted_at.is_not_null() if self.in_trash else Media.deleted_at.is_null()]
+        conditions: list[Combinable] = [WhereRaw(f"media.deleted_at IS {'NOT NULL' if self.in_trash else 'NULL'}")]
         if self.statuses is not None:
             conditions.append(WhereRaw("media.status = ANY({})", [status.value for status in self.statuses]))
             if MediaStatus.READY not in self.statuses:
@@ -96,7 +97,7 @@ class MediaFilter:
         if self.tags:
             conditions.append(WhereRaw("media.tags @> {}::varchar[]", text.tags(self.tags)))
         if self.missing_alt_text is not None:
-            conditions.append(Media.alt_text.is_null() if self.missing_alt_text else Media.alt_text.is_not_null())
+            conditions.append(WhereRaw(f"media.alt_text IS {'NULL' if self.missing_alt_text else 'NOT NULL'}"))
         conditions += [
             WhereRaw(f"{expression} {comparison} {{}}", moment)
             for expressions, comparison, moment in (
@@ -114,15 +115,19 @@ class MediaFilter:
         """Ways to media of any of the kinds: one for each, as an index has those of one in the order of a list."""
         if self.kinds is None:
             return ways
-        return [way & (Media.kind == kind.value) for way, kind in product(ways, dict.fromkeys(self.kinds))] or [NOTHING]
+        kinds = [WhereRaw("media.kind = {}", kind.value) for kind in dict.fromkeys(self.kinds)]
+        return [way & kind for way, kind in product(ways, kinds)] or [NOTHING]
 
 
 EVERYTHING: Final = MediaFilter()
 # Of a page there are 500: these are not made objects of their table, which takes longer than to read them.
-_VARIANTS_OF: Final = (
-    "SELECT media, name, content_type, width, height, size_bytes, storage_key FROM variant "  # noqa: S608
-    f"WHERE media = ANY($1) ORDER BY array_position(ARRAY{[name.value for name in VariantName]}::varchar[], name)"
-)
+# By the place of the media that they are of, a number, and not by its id: that is decoded in half the time.
+_VARIANT: Final = row_of(Variant, "place", "name", "content_type", "width", "height", "size_bytes", "storage_key")
+_VARIANTS_OF: Final = f"""
+    SELECT {", ".join(_VARIANT.places)} FROM unnest($1::uuid[]) WITH ORDINALITY AS wanted (id, place)
+    JOIN variant ON variant.media = wanted.id
+    ORDER BY array_position(ARRAY{[name.value for name in VariantName]}::varchar[], name)
+"""  # noqa: S608 - put together from constants
 
 
 async def changeable(viewer: Viewer, media_id: uuid.UUID, *, lock: bool = False) -> Media:
@@ -212,13 +217,15 @@ async def in_slots(viewer: Viewer | None, places: Sequence[tuple[uuid.UUID, str]
     return await fetch(Media, here & Media.deleted_at.is_null() & stored_media() & visible_media(viewer))
 
 
-async def variants_of(ids: Sequence[uuid.UUID]) -> list[Variant]:
-    """Variants of media that the caller has been found to see, in the order of their names in the schema.
+async def variants_of(ids: Sequence[uuid.UUID]) -> list[list[Variant]]:
+    """For each media, which the caller has been found to see, its variants in the order of their names in the schema.
 
-    Not by width: those of a small picture are all as wide. Nor by age: which is stored first is chance. They are only
-    to be read: these are the driver's records, with a variant's attributes, at a third of what rows cost.
+    Not by width: those of a small picture are all as wide. Nor by age: which is stored first is chance.
     """
-    return cast("list[Variant]", await DB.read(_VARIANTS_OF, ids))
+    found: list[list[Variant]] = [[] for _ in ids]
+    for row in await DB.read(_VARIANTS_OF, ids, rows=_VARIANT):
+        found[row[0] - 1].append(row)
+    return found
 
 
 async def update(viewer: Viewer | None, media_id: uuid.UUID, changes: Mapping[str, Any]) -> Media:
@@ -266,8 +273,7 @@ async def reprocess(viewer: Viewer | None, media_id: uuid.UUID) -> Media:
 
 def stored(media: Media) -> bool:
     """Whether there are bytes of it: neither still to come, nor known to be gone."""
-    known = vars(media)  # past Piccolo's descriptors: this is asked of each of a page
-    return known["status"] != MediaStatus.PENDING.value and known["lost_at"] is None
+    return media.status != _PENDING and media.lost_at is None
 
 
 async def _yield_primary(viewer: Viewer, media_id: uuid.UUID) -> None:

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from piccolo.columns import Column
+from piccolo.columns.combination import WhereRaw
 
 from app import entities, text
 from app.access import Viewer, signed_in
-from app.db import hydrate
+from app.db import fetch
 from app.piccolo_conf import DB
 from app.tables import Entity, EntityKind, Person, Profile
 
@@ -51,4 +52,4 @@ def _cleaned(details: Mapping[str, str | None]) -> dict[Any, Any]:
 
 async def details(ids: Sequence[uuid.UUID]) -> list[Person]:
     """The rows beside entities that the caller has been found to see."""
-    return [hydrate(Person, row) for row in await Person.select().where(Person.entity.is_in(list(ids)))]
+    return await fetch(Person, WhereRaw("person.entity = ANY({})", ids))

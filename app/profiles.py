@@ -8,10 +8,11 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import asyncpg
+from piccolo.columns.combination import WhereRaw
 
 from app import entities, text, trash, uploads
 from app.access import Viewer, signed_in
-from app.db import HeirloomTransaction, hydrate
+from app.db import HeirloomTransaction, fetch
 from app.errors import Conflict, relocated
 from app.piccolo_conf import DB
 from app.slots import AVATAR, COVER, Slot
@@ -118,7 +119,7 @@ def _has_one() -> Conflict:
 
 async def details(ids: Sequence[uuid.UUID]) -> list[Profile]:
     """The rows beside entities that the caller has been found to see."""
-    return [hydrate(Profile, row) for row in await Profile.select().where(Profile.entity.is_in(list(ids)))]
+    return await fetch(Profile, WhereRaw("profile.entity = ANY({})", ids))
 
 
 async def of_people(viewer: Viewer | None, people: Sequence[uuid.UUID]) -> dict[uuid.UUID, Entity]:

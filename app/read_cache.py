@@ -25,6 +25,7 @@ from piccolo.querystring import QueryString
 from piccolo.table import Table
 
 from app.access import Viewer
+from app.db import Fetched
 from app.events import Cursor
 from app.keyset import Page
 from app.piccolo_conf import DB
@@ -227,8 +228,9 @@ def _said(cursor: Cursor) -> tuple[str, int]:
 
 def _rows(value: Any) -> int:
     """By which its size is counted: one for what isn't there, too, and several for a row that is long."""
-    if isinstance(value, Table):
-        texts = (each for each in vars(value).values() if isinstance(each, str | list | dict))
+    if isinstance(value, Table | Fetched):
+        columns = vars(value) if isinstance(value, Table) else value
+        texts = (each for each in columns.values() if isinstance(each, str | list | dict))
         return 1 + sum(len(each) if isinstance(each, str) else len(orjson.dumps(each)) for each in texts) // ROW_BYTES
     several = value.rows if isinstance(value, Page) else value if isinstance(value, list) else ()
     return 1 + sum(_rows(each) for each in several)

@@ -21,12 +21,10 @@ from itertools import combinations
 from typing import Any, Final
 
 import asyncpg
-from piccolo.columns.combination import WhereRaw
 from piccolo.querystring import QueryString
 
 from app import media
 from app.access import Viewer, visible_media
-from app.db import hydrate
 from app.errors import BadInput, RateLimited
 from app.piccolo_conf import DB
 from app.tables import Media
@@ -196,6 +194,4 @@ def _flips(bits: int) -> list[int]:
 
 
 async def _load(viewer: Viewer | None, ids: set[uuid.UUID]) -> list[Media]:
-    # One parameter, where `is_in` has one for each: there may be more of them than a statement takes.
-    rows = await Media.select().where(WhereRaw("media.id = ANY({}::uuid[])", list(ids)), visible_media(viewer))
-    return [hydrate(Media, row) for row in rows]
+    return await media.load(viewer, list(ids))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 import strawberry
@@ -38,7 +38,8 @@ class Spending:
 class Context:
     """Made for a request, or once for a socket. Each operation gets a copy with a viewer, loaders, budgets of its own.
 
-    `authorization` and `connection_params` are the controller's: on a socket the token comes in `connection_init`.
+    On a socket the token comes in `connection_init`, and its session may end before the socket does: so the context
+    keeps `authorization`, by which the viewer is known anew for each operation.
     """
 
     services: Services
@@ -47,7 +48,7 @@ class Context:
     protocol: Callable[[], str] = str  # of a subscription, by the name that metrics have for it
     authorization: str | None = None
     connection_params: dict[str, Any] = field(default_factory=dict)
-    # All parts of any one session. Not in `__init__`: so `replace` makes a new one.
+    # All parts of any one session.
     signing: SigningBudget = field(init=False, default_factory=lambda: SigningBudget(MOST_PARTS))
     searching: SearchBudget = field(init=False, default_factory=SearchBudget)
     trusted: TrustedDocuments = TRUST_IN_NONE
@@ -74,22 +75,40 @@ class Context:
         """Whether graphql-core executes every field."""
         return self.services.settings.executor == "stock"
 
+    @property
+    def payer(self) -> str:
+        """Who is counted, as at the edge: on a socket, before each operation's viewer is known, whom the token names.
+
+        That is the same: an outside issuer's names its account since it was first seen (see Issuer.claimed). Raises
+        Unauthenticated.
+        """
+        return caller(self.viewer.id if self.viewer else self.services.tokens.claimed(self.authorization))
+
     async def for_operation(self) -> Context:
         """Raises Unauthenticated when a socket's session has ended since it was opened, and RateLimited."""
         if self.on_socket or self._begun:  # a request has been counted before it came here, and with it its first one
-            claimed = self.services.tokens.claimed(self.authorization)
-            await self.services.limits.spend(Limit.REQUEST, caller(claimed))
+            await self.services.limits.spend(Limit.REQUEST, self.payer)
         self._begun = True
         viewer = await authenticate(self.services.tokens, self.authorization) if self.on_socket else self.viewer
         spending = Spending() if self.on_socket else self.spending
         reads = self.services.read_cache.reads_of(viewer)
         loaders = Loaders(self.services, viewer, reads)
-        return replace(self, viewer=viewer, spending=spending, _reads=reads, _loaders=loaders)
+        return Context(
+            self.services,
+            viewer,
+            self.on_socket,
+            self.protocol,
+            self.authorization,
+            trusted=self.trusted,
+            spending=spending,
+            _reads=reads,
+            _loaders=loaders,
+        )
 
     async def pay(self) -> None:
         """For what is dearer than most operations, which are counted as one. Raises RateLimited."""
         if units := self.cost // RATED_COST:
-            await self.services.limits.spend(Limit.REQUEST, caller(self.viewer and self.viewer.id), units)
+            await self.services.limits.spend(Limit.REQUEST, self.payer, units)
 
     async def pace(self) -> None:
         """The same for each result of a subscription, which waits until it can be paid for."""

@@ -7,53 +7,48 @@ GraphQL-shaped JSON with `extensions.code`.
 
 from __future__ import annotations
 
-from asyncio import gather
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from asyncio import gather, timeout
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Final
 
 import orjson
-from graphql import GraphQLError
+from graphql import OperationType
 from litestar import Request, Response, WebSocket, get, post, route, websocket
 from litestar.exceptions import InternalServerException
-from strawberry.exceptions import ConnectionRejectionError, MissingQueryError
+from strawberry.exceptions import ConnectionRejectionError
 from strawberry.http import GraphQLHTTPResponse, GraphQLRequestData
 from strawberry.http.websocket_origin import is_same_origin, normalize_allowed_origins
 from strawberry.litestar.controller import GraphQLController
-from strawberry.schema.base import BaseSchema
-from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
 from strawberry.subscriptions import GRAPHQL_TRANSPORT_WS_PROTOCOL
 from strawberry.types import ExecutionResult
-from strawberry.types.graphql import OperationType
 from strawberry.types.unset import UnsetType
 
 from app import open_calls
+from app.access import Viewer
 from app.bodies import patient
 from app.errors import RateLimited, Unauthenticated
-from graphql_schema.errors import MUTATION_BY_GET, coded
-from graphql_schema.multipart import UploadLimits, parse
-from graphql_schema.refusals import (
-    EXCEPTION_HANDLERS,
-    GRAPHQL_RESPONSE,
+from graphql_schema.context import Context
+from graphql_schema.errors import (
     MalformedRequest,
     MethodNotAllowed,
-    MutationNeedsPost,
     NotAcceptable,
     OriginRefused,
     RequestTimeout,
     RequestTooLarge,
     SpoolFailed,
     UnsupportedMediaType,
-    encode,
-    negotiate,
-    respond,
+    coded,
 )
+from graphql_schema.multipart import UploadLimits, parse
+from graphql_schema.refusals import EXCEPTION_HANDLERS, GRAPHQL_RESPONSE, encode, negotiate, respond
 from graphql_schema.requests import GraphQLRequest, request_data
+from graphql_schema.schema import Schema
 from graphql_schema.sockets import SocketAdapter, TransportHandler, socket_authorization
-from graphql_schema.streams import EVENTS, PARTS, Form, OpenStreams, StreamResponse, failures_as_results, form_of
+from graphql_schema.streams import Form, OpenStreams, StreamResponse, form_of
 from storage.base import has_room
 
 # A page of another site can send a multipart form with the reader's credentials unasked, but none of these headers:
@@ -69,21 +64,14 @@ PREFLIGHT_HEADERS = (
 ANONYMOUS_BYTES = 32 * 1024 * 1024
 JSON_SECONDS = 60.0  # for a megabyte at most
 SLOWEST = 10_000  # bytes a second of an upload: a telephone at the edge of its cell has as many
+# What is answered at once.
+ALLOWED: Final = {
+    "GET": frozenset({OperationType.QUERY}),
+    "POST": frozenset({OperationType.QUERY, OperationType.MUTATION}),
+}
 CONNECTION_INIT_TIMEOUT = timedelta(seconds=10)  # an honest client sends it with its first packet
 
-Viewer = TypeVar("Viewer")
 AnyConnection = Request[Any, Any, Any] | WebSocket[Any, Any, Any]
-
-
-class EdgeContext(Protocol):
-    """What the controller asks of a context.
-
-    On a socket the context lives as long as the socket, and a session may end before: so it keeps the means to know
-    the viewer, `authorization`, which is to be authenticated anew for each operation.
-    """
-
-    authorization: str | None
-    connection_params: Any
 
 
 class StrictController(GraphQLController[Any, None]):
@@ -92,8 +80,9 @@ class StrictController(GraphQLController[Any, None]):
     One instance serves all requests: what belongs to a request lives in its GraphQLRequest and its Response.
     """
 
-    authenticate: Callable[[str | None], Awaitable[Any]]
-    make_context: Callable[[AnyConnection, Any], EdgeContext]
+    schema: Schema
+    authenticate: Callable[[str | None], Awaitable[Viewer | None]]
+    make_context: Callable[[AnyConnection, Viewer | None], Context]
     limits: UploadLimits
     scratch: Path
     json_bytes: int
@@ -142,39 +131,36 @@ class StrictController(GraphQLController[Any, None]):
             if request.parsed is not None:
                 await request.parsed.close()
 
-    async def _answer_at_once(self, request: GraphQLRequest, context: EdgeContext) -> Response[Any]:
-        media_type = negotiate(request)
-        data = await self._read(request)
-        if isinstance(data, list):
-            answers = await gather(*[self._execute_among_others(request, each, context) for each in data])
+    async def _answer_at_once(self, request: GraphQLRequest, context: Context) -> Response[Any]:
+        media_type, allowed = negotiate(request), ALLOWED[request.method]
+        sent = await self._read(request)
+        if isinstance(sent, list):
+            answers = await gather(*[self._answer_among_others(each, context, allowed) for each in sent])
             return respond(encode(answers), 200, media_type)
-        answer = await self._execute(request, data, context)
+        answer = _answer_of(await self.schema.operation(sent, context, allowed).result())
         status = 400 if "data" not in answer and media_type == GRAPHQL_RESPONSE else 200
         return respond(encode(answer), status, media_type)
 
-    async def _stream(self, request: GraphQLRequest, form: Form, context: EdgeContext) -> StreamResponse:
+    async def _answer_among_others(
+        self, sent: GraphQLRequestData, context: Context, allowed: Collection[OperationType]
+    ) -> GraphQLHTTPResponse:
+        """A rate refuses this one alone: others may have been executed, and changed something."""
+        try:
+            return _answer_of(await self.schema.operation(sent, context, allowed).result())
+        except RateLimited as error:
+            return _answer_of(ExecutionResult(None, [coded(error)]))
+
+    async def _stream(self, request: GraphQLRequest, form: Form, context: Context) -> StreamResponse:
         if not self._is_admitted(request):
             raise OriginRefused("Pages of this origin may not open streams here.")
         if _content_type(request) == "multipart/form-data":
             raise NotAcceptable("A request with files is answered at once: accept application/json.")
-        data = await self._read(request)
-        if isinstance(data, list):
+        sent = await self._read(request)
+        if isinstance(sent, list):
             raise NotAcceptable("A batch is answered at once: accept application/json.")
         open_calls.stays_open()
-        results = await self.schema.stream(
-            data.query,
-            variable_values=data.variables,
-            context_value=context,
-            operation_name=data.operation_name,
-            operation_extensions=data.extensions,
-            allowed_operation_types=_allowed(request.method) | {OperationType.SUBSCRIPTION},
-        )
-        return StreamResponse(form, self._encoded(results), self.streams)
-
-    async def _encoded(self, results: AsyncGenerator[Any, None]) -> AsyncGenerator[bytes, None]:
-        async with aclosing(failures_as_results(results)) as told:
-            async for result in told:
-                yield encode(_answer_of(result))
+        operation = self.schema.operation(sent, context, ALLOWED[request.method] | {OperationType.SUBSCRIPTION})
+        return StreamResponse(form, _encoded(operation.results()), self.streams)
 
     def _is_admitted(self, request: GraphQLRequest) -> bool:
         """Whether its page might open a socket: streams are given to the same."""
@@ -211,15 +197,18 @@ class StrictController(GraphQLController[Any, None]):
         raise UnsupportedMediaType("A GraphQL request has the Content-Type application/json or multipart/form-data.")
 
     async def _read_json(self, request: GraphQLRequest) -> Any:
-        too_large = RequestTooLarge(f"A JSON request is at most {self.json_bytes} bytes large.")
         if (request.content_length or 0) > self.json_bytes:
-            raise too_large
+            raise self._too_large
         body = bytearray()
-        async for chunk in patient(request.stream(), RequestTimeout, whole=JSON_SECONDS):
-            body += chunk
-            if len(body) > self.json_bytes:
-                raise too_large
-        return self.parse_json(bytes(body))
+        try:
+            async with timeout(JSON_SECONDS):  # one for all of it: it takes longer to set than most bodies to come
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > self.json_bytes:
+                        raise self._too_large
+        except TimeoutError as error:
+            raise RequestTimeout(f"The body took longer than {JSON_SECONDS:.0f} seconds.") from error
+        return self.parse_json(body)
 
     async def _read_multipart(self, request: GraphQLRequest, content_type: str) -> Any:
         if not any(name in request.headers for name in PREFLIGHT_HEADERS):
@@ -246,7 +235,7 @@ class StrictController(GraphQLController[Any, None]):
             raise Unauthenticated("Sign in first.") from error
         return request.parsed.operations
 
-    def parse_json(self, data: str | bytes) -> Any:
+    def parse_json(self, data: str | bytes | bytearray) -> Any:
         try:
             return orjson.loads(data)  # refuses NaN, invalid UTF-8, and more than 1024 levels
         except orjson.JSONDecodeError as error:
@@ -256,51 +245,19 @@ class StrictController(GraphQLController[Any, None]):
         return orjson.loads(data)  # of sockets; its error is a json.JSONDecodeError, which Strawberry expects
 
     @property
+    def _too_large(self) -> RequestTooLarge:
+        return RequestTooLarge(f"A JSON request is at most {self.json_bytes} bytes large.")
+
+    @property
     def _anonymous_limits(self) -> UploadLimits:
         return replace(self.limits, total_bytes=min(self.limits.total_bytes, ANONYMOUS_BYTES))
 
-    # ------------------------------------------------------------ executing and answering
-
-    async def _execute(
-        self, request: GraphQLRequest, data: GraphQLRequestData, context: EdgeContext
-    ) -> GraphQLHTTPResponse:
-        try:
-            result = await self.schema.execute(
-                data.query,
-                variable_values=data.variables,
-                context_value=context,
-                operation_name=data.operation_name,
-                allowed_operation_types=_allowed(request.method),
-                operation_extensions=data.extensions,
-            )
-        except InvalidOperationTypeError as error:
-            if error.operation_type is OperationType.MUTATION:
-                raise MutationNeedsPost(MUTATION_BY_GET) from error
-            raise MalformedRequest(
-                "A subscription is served over a WebSocket with the subprotocol graphql-transport-ws, or as a stream: "
-                f"accept {EVENTS.accepted} or {PARTS.accepted}."
-            ) from error
-        except CannotGetOperationTypeError as error:
-            raise MalformedRequest(error.as_http_error_reason()) from error
-        except MissingQueryError as error:
-            raise MalformedRequest("The request has no `query`.") from error
-        return _answer_of(result)
-
-    async def _execute_among_others(
-        self, request: GraphQLRequest, data: GraphQLRequestData, context: EdgeContext
-    ) -> GraphQLHTTPResponse:
-        """A rate refuses this one alone: others may have been executed, and changed something."""
-        try:
-            return await self._execute(request, data, context)
-        except RateLimited as error:
-            return _answer_of(ExecutionResult(None, [GraphQLError(error.message, original_error=error)]))
-
-    def encode_json(self, data: object) -> bytes:
-        return encode(data)  # of sockets
-
     # ------------------------------------------------------------ sockets
 
-    async def on_ws_connect(self, context: EdgeContext) -> UnsetType | dict[str, object] | None:
+    def encode_json(self, data: object) -> bytes:
+        return encode(data)
+
+    async def on_ws_connect(self, context: Context) -> UnsetType | dict[str, object] | None:
         context.authorization = socket_authorization(context.connection_params)
         context.connection_params = {}  # nothing else of it is needed, for as long as the socket lives
         if context.authorization is not None:
@@ -317,10 +274,10 @@ def _seconds_for(limits: UploadLimits, announced: int | None) -> float:
 
 
 def create_controller(
-    schema: BaseSchema,
+    schema: Schema,
     *,
     authenticate: Callable[[str | None], Awaitable[Viewer | None]],
-    make_context: Callable[[AnyConnection, Viewer | None], EdgeContext],
+    make_context: Callable[[AnyConnection, Viewer | None], Context],
     limits: UploadLimits,
     scratch: Path,
     json_bytes: int,
@@ -352,19 +309,20 @@ def create_controller(
     )
 
 
-def _allowed(method: str) -> set[OperationType]:
-    """What is answered at once."""
-    return {OperationType.QUERY} if method == "GET" else {OperationType.QUERY, OperationType.MUTATION}
-
-
 def _content_type(request: GraphQLRequest) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def _encoded(results: AsyncGenerator[ExecutionResult, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(results):
+        async for result in results:
+            yield encode(_answer_of(result))
 
 
 def _answer_of(result: ExecutionResult) -> GraphQLHTTPResponse:
     answer: GraphQLHTTPResponse = {"data": result.data}
     if result.errors:
-        answer["errors"] = [coded(error).formatted for error in result.errors]
+        answer["errors"] = [error.formatted for error in result.errors]
         if result.data is None and not any(error.path for error in result.errors):
             # Nothing was resolved: GraphQL, 7.1, says that there must be no `data` then. (A null that has reached the
             # root has a path.)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Awaitable
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import strawberry
 from graphql import GraphQLError
-from strawberry.exceptions import MissingQueryError
-from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
 from strawberry.utils.str_converters import to_camel_case
 
 from app.db import BUSY_ERRORS
@@ -26,7 +24,71 @@ MESSAGE_CHARACTERS = 1000  # graphql-core quotes what it was given, a megabyte t
 MASKED = "Something went wrong on our side."
 BUSY = "The database is busy. Try again in a moment."
 BUSY_CODE = "SERVICE_UNAVAILABLE"
-MUTATION_BY_GET = "A mutation is sent by POST."
+
+
+class RequestError(Exception):
+    """A request that is answered by its HTTP `status` before anything of it is executed. The message is for people."""
+
+    status: ClassVar[int]
+    code: ClassVar[str]
+    headers: ClassVar[dict[str, str]] = {}
+
+
+class MalformedRequest(RequestError):
+    status = 400
+    code = "BAD_REQUEST"
+
+
+class RequestTooLarge(RequestError):
+    status = 413
+    code = "PAYLOAD_TOO_LARGE"
+
+
+class SpoolFailed(RequestError):
+    """The scratch folder can't be written: full, or not there."""
+
+    status = 503
+    code = "STORAGE_UNAVAILABLE"
+
+
+class RequestTimeout(RequestError):
+    """The client has stopped sending in the middle of its body."""
+
+    status = 408
+    code = "REQUEST_TIMEOUT"
+    headers: ClassVar[dict[str, str]] = {"Connection": "close"}
+
+
+class UnsupportedMediaType(RequestError):
+    status = 415
+    code = "UNSUPPORTED_MEDIA_TYPE"
+
+
+class MutationNeedsPost(RequestError):
+    status = 405
+    code = "METHOD_NOT_ALLOWED"
+    headers: ClassVar[dict[str, str]] = {"Allow": "POST"}
+
+
+class NotAcceptable(RequestError):
+    """What `Accept` names is not given for this request."""
+
+    status = 406
+    code = "NOT_ACCEPTABLE"
+
+
+class OriginRefused(RequestError):
+    """A page of another site, not among those that are allowed in."""
+
+    status = 403
+    code = "FORBIDDEN"
+
+
+class MethodNotAllowed(RequestError):
+    status = 405
+    code = "METHOD_NOT_ALLOWED"
+    headers: ClassVar[dict[str, str]] = {"Allow": "GET, POST"}
+
 
 ErrorCode = strawberry.enum(Code, name="ErrorCode")
 
@@ -59,13 +121,13 @@ async def outcome(work: Awaitable[T]) -> tuple[T | None, list[UserError]]:
         return None, [user_error(error)]
 
 
-def coded(error: GraphQLError) -> GraphQLError:
-    """The error as a client may see it, with its `extensions.code`; one that is so already stays as it is.
+def coded(error: Exception) -> GraphQLError:
+    """The error as a client may see it, with its `extensions.code`: once, where it leaves its operation.
 
     The unexpected are masked; the log has them in full, under the same id.
     """
-    if error.original_error is None and "code" in (error.extensions or {}):
-        return error
+    if not isinstance(error, GraphQLError):
+        error = GraphQLError(str(error), original_error=error)
     cause = error.original_error
     while isinstance(cause, GraphQLError) and cause.original_error is not None:
         cause = cause.original_error
@@ -90,11 +152,8 @@ def _told(error: GraphQLError, cause: Exception | None) -> tuple[str, dict[str, 
         return cause.message, {"code": cause.code.value}
     if isinstance(cause, (*BUSY_ERRORS, KeysUnavailable)):
         return str(cause) if isinstance(cause, KeysUnavailable) else BUSY, {"code": BUSY_CODE}
-    # Of a socket or a stream alone: an answer has an HTTP status for these.
-    if isinstance(cause, InvalidOperationTypeError):
-        return MUTATION_BY_GET, {"code": "METHOD_NOT_ALLOWED"}
-    if isinstance(cause, MissingQueryError | CannotGetOperationTypeError):
-        return error.message, {"code": "BAD_REQUEST"}
+    if isinstance(cause, RequestError):  # of a socket or a stream: an answer has its HTTP status
+        return str(cause), {"code": cause.code}
     if cause is None or isinstance(cause, GraphQLError):
         code = "GRAPHQL_VALIDATION_FAILED" if error.path is None else Code.BAD_INPUT.value
         return error.message[:MESSAGE_CHARACTERS], {"code": code, **(error.extensions or {})}

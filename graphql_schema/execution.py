@@ -70,7 +70,7 @@ class PlainFieldsExecutor(StrawberryGraphQLCoreExecutionContext):
 
     def _read(self, plan: Plan, source: Any, path: Path, fields: Fields, reading: Reading) -> Any:
         try:
-            answer = plan.readers[type(source)](source, reading)
+            (answer,) = plan.readers([source], reading)
         except Exception:
             return super().execute_fields(plan.parent, source, path, fields, None)
         finally:
@@ -84,7 +84,7 @@ class PlainFieldsExecutor(StrawberryGraphQLCoreExecutionContext):
     def _wanted(self, plan: Plan, source: Any, reading: Reading) -> Wanted:
         """The keys that loaders have yet to bring."""
         try:
-            plan.wanters[type(source)](source, reading)
+            plan.wanters([source], reading)
         except Exception:  # a row that isn't what it should be: its fields will tell
             return {}
         return wanted(reading)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
 from functools import cache
 from typing import Any, Final
 
+import orjson
 from graphql import (
     GraphQLBoolean,
     GraphQLEnumType,
@@ -28,10 +29,13 @@ from graphql import (
     is_list_type,
     is_non_null_type,
 )
+from piccolo.columns import Boolean, Column, Integer, SmallInt, Text, Varchar
 
+from app.identifiers import UUID7
 from graphql_schema.scalars import MAX_SAFE_INTEGER, serialize_big_int, serialize_date_time
 
 INT_LIMIT: Final = 2**31
+PLAIN: Final = "{0}"  # a value as it is, in what is written of it
 
 
 class NotPlain(Exception):
@@ -43,11 +47,14 @@ class Leaf:
     """A value -> what stands for it in the answer. `complete` raises NotPlain, or whatever it likes.
 
     `is_own` writes the condition under which a value is its own answer, which saves the call: in Python, of an
-    expression for the value, and of one for it once that has been looked at.
+    expression for the value, and of one for it once that has been looked at. `of_columns` has what it is written as
+    where it was just read from a column of such a type, null or not, by which it is plain.
     """
 
     complete: Callable[[Any], Any]
     is_own: Callable[[str, str], str] | None = None
+    of_columns: Mapping[type[Column], str] = field(default_factory=dict)
+    may_be_null: bool = False
 
 
 # Neither awaitable nor an error, whatever a scalar of ours makes of them.
@@ -78,7 +85,11 @@ def _or_null(leaf: Leaf) -> Leaf:
     def is_own(value: str, again: str) -> str:
         return f"{value} is None" + (f" or {leaf.is_own(again, again)}" if leaf.is_own else "")
 
-    return Leaf(lambda value: None if value is None else leaf.complete(value), is_own)
+    of_columns = {
+        column: text if text == PLAIN else f"None if {PLAIN} is None else {text}"
+        for column, text in leaf.of_columns.items()
+    }
+    return Leaf(lambda value: None if value is None else leaf.complete(value), is_own, of_columns, may_be_null=True)
 
 
 def _each(complete: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -112,13 +123,13 @@ def _scalar(type_: GraphQLScalarType) -> Callable[[Any], Any]:
     return completed
 
 
-def _exactly(kind: type) -> Leaf:
+def _exactly(kind: type, *columns: type[Column]) -> Leaf:
     def completed(value: Any) -> Any:
         if type(value) is not kind:
             raise NotPlain
         return value
 
-    return Leaf(completed, lambda value, _: f"type({value}) is {kind.__name__}")
+    return Leaf(completed, lambda value, _: f"type({value}) is {kind.__name__}", dict.fromkeys(columns, PLAIN))
 
 
 def _id(value: Any) -> str:
@@ -133,27 +144,30 @@ def _float(value: Any) -> float:
     raise NotPlain
 
 
-def _integer(least: int, most: int) -> Leaf:
+def _integer(least: int, most: int, *columns: type[Column]) -> Leaf:
     def completed(value: Any) -> int:
         if type(value) is not int or not least <= value <= most:
             raise NotPlain
         return value
 
-    return Leaf(completed, lambda value, again: f"type({value}) is int and {least} <= {again} <= {most}")
+    def is_own(value: str, again: str) -> str:
+        return f"type({value}) is int and {least} <= {again} <= {most}"
+
+    return Leaf(completed, is_own, dict.fromkeys(columns, PLAIN))
 
 
 def _date_time(value: Any) -> str:
-    # As `serialize_date_time` says it, in a third of the time.
+    # As `serialize_date_time` says it, in a tenth of the time.
     if type(value) is datetime and value.tzinfo is UTC:
-        return value.isoformat()[:-6] + "Z"
+        return orjson.dumps(value, option=orjson.OPT_UTC_Z)[1:-1].decode()
     raise NotPlain
 
 
 _BUILT_IN: Final = {
-    GraphQLString.name: _exactly(str),
-    GraphQLBoolean.name: _exactly(bool),
-    GraphQLID.name: Leaf(_id),
-    GraphQLInt.name: _integer(-INT_LIMIT, INT_LIMIT - 1),
+    GraphQLString.name: _exactly(str, Varchar, Text),
+    GraphQLBoolean.name: _exactly(bool, Boolean),
+    GraphQLID.name: Leaf(_id, of_columns={UUID7: f"str({PLAIN})"}),
+    GraphQLInt.name: _integer(-INT_LIMIT, INT_LIMIT - 1, SmallInt, Integer),
     GraphQLFloat.name: Leaf(_float),
 }
 _CUSTOM: Final[dict[Any, Leaf]] = {

@@ -162,8 +162,10 @@ class _Shapes:
 
 def faults_of_values(variables: dict[str, Any] | None) -> list[GraphQLError]:
     """What is too much about the variables, before they are coerced one by one."""
+    if not variables:
+        return []
     count, depth = 0, 0
-    ahead: list[tuple[Any, int]] = [(variables or {}, 0)]
+    ahead: list[tuple[Any, int]] = [(variables, 0)]
     while ahead and count <= MAX_VALUES and depth <= MAX_VALUE_DEPTH:
         value, depth = ahead.pop()
         inner = value.values() if isinstance(value, dict) else value

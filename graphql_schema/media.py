@@ -11,6 +11,7 @@ import strawberry
 
 from app import attachments, media, similar, tables, trash
 from app.access import signed_in
+from app.db import is_of
 from app.errors import HeirloomError, relocated
 from app.keyset import Order, Page
 from app.media import MediaFilter as Filter
@@ -108,7 +109,7 @@ class Media(Node):
 
     @classmethod
     def is_type_of(cls, row: Any, _info: Any) -> bool:
-        return isinstance(row, tables.Media)
+        return is_of(row, tables.Media)
 
     @strawberry.field
     def failure(self, root: Row) -> ProcessingFailure | None:

@@ -21,7 +21,7 @@ from multipart import (  # type: ignore[import-untyped]  # it has neither stubs 
     parse_options_header,
 )
 
-from graphql_schema.refusals import MalformedRequest, RequestTooLarge
+from graphql_schema.errors import MalformedRequest, RequestTooLarge
 from graphql_schema.spool import FilePart, Spool, UploadedFile, clean_filename, discard, media_type
 
 BOUNDARY_CHARACTERS = 70  # RFC 2046, 5.1.1

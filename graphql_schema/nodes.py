@@ -10,6 +10,7 @@ from typing import Any
 import strawberry
 
 from app import tables
+from app.db import is_of
 from app.errors import BadInput
 from app.tables import UserRole
 
@@ -27,7 +28,7 @@ class User(Node):
 
     @classmethod
     def is_type_of(cls, row: Any, _info: Any) -> bool:
-        return isinstance(row, tables.UserAccount)
+        return is_of(row, tables.UserAccount)
 
 
 def as_uuid(given: strawberry.ID) -> uuid.UUID | None:

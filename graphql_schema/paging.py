@@ -21,7 +21,7 @@ class PageInfo:
     end_cursor: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PlacedRow:
     """A row, and the order that tells its cursor when somebody asks for it."""
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 import strawberry
 
 from app import media, people, profiles, tables
+from app.db import is_of
 from app.slots import AVATAR, COVER
 from app.tables import EntityKind
 from graphql_schema.context import Info
@@ -67,7 +68,7 @@ async def _person(info: Info, row: tables.Entity) -> tables.Person:
 class Person(Entity):
     @classmethod
     def is_type_of(cls, row: Any, _info: Any) -> bool:
-        return isinstance(row, tables.Entity) and row.kind == EntityKind.PERSON
+        return is_of(row, tables.Entity) and row.kind == EntityKind.PERSON
 
     @strawberry.field
     async def given_name(self, root: Row, info: Info) -> str | None:
@@ -98,7 +99,7 @@ class Person(Entity):
 class Profile(Entity):
     @classmethod
     def is_type_of(cls, row: Any, _info: Any) -> bool:
-        return isinstance(row, tables.Entity) and row.kind == EntityKind.PROFILE
+        return is_of(row, tables.Entity) and row.kind == EntityKind.PROFILE
 
     @strawberry.field
     async def person(self, root: Row, info: Info) -> Person:

@@ -18,6 +18,7 @@ from weakref import ReferenceType, proxy, ref
 from graphql import (
     DirectiveNode,
     FragmentDefinitionNode,
+    GraphQLAbstractType,
     GraphQLNamedType,
     GraphQLNonNull,
     GraphQLObjectType,
@@ -105,20 +106,22 @@ class Plan:
 
 @dataclass(slots=True)
 class Selection:
-    """What is selected of objects, by the name of their type; `only` is the plan where this can but be one."""
+    """What is selected of objects."""
 
-    plans: Mapping[str, Plan]
-    readers: Mapping[str, ByClass]
-    only: Plan | None
+    read: Function
+    want: Function
     loads: bool
+
+
+@dataclass(slots=True)
+class ByType:
+    """Functions by the name of a type, for rows of which each tells its own."""
+
+    functions: Mapping[str, ByClass]
     type_name: Callable[[Any], Any]
 
-    def read(self, row: Any, reading: Reading) -> Any:
-        return self.readers[self._name(row)][type(row)](row, reading)
-
-    def want(self, row: Any, reading: Reading) -> None:
-        if row is not None:
-            self.plans[self._name(row)].wanters[type(row)](row, reading)
+    def __call__(self, rows: Sequence[Any], reading: Reading) -> Sequence[Any]:
+        return [each for row in rows for each in self.functions[self._name(row)]([row], reading)]
 
     def _name(self, row: Any) -> Any:
         if row is None or isinstance(row, Exception) or is_awaitable(row):
@@ -186,17 +189,15 @@ class Plans:
             if collected.new_defer_usages or plan.left:
                 return None
         readers = {name: ByClass(partial(reader, plan, info=info)) for name, plan in plans.items()}
-        return Selection(
-            plans,
-            readers,
-            only=None if is_abstract_type(type_) else plans[type_.name],
-            loads=any(plan.loading for plan in plans.values()),
-            type_name=self._type_name(type_, info),
-        )
-
-    def _type_name(self, type_: GraphQLNamedType, info: Any) -> Callable[[Any], Any]:
+        wanters = {name: plan.wanters for name, plan in plans.items()}
+        loads = any(plan.loading for plan in plans.values())
         if not is_abstract_type(type_):
-            return lambda _: type_.name
+            return Selection(readers[type_.name], wanters[type_.name], loads)
+        name = self._name_of(type_, info)
+        return Selection(ByType(readers, name), ByType(wanters, name), loads)
+
+    def _name_of(self, type_: GraphQLAbstractType, info: Any) -> Callable[[Any], Any]:
+        """What tells the type of a row."""
         resolve = type_.resolve_type or self._type_resolver
         return lambda row: resolve(row, info, type_)
 
@@ -229,8 +230,8 @@ def wanted(reading: Reading) -> Wanted:
 def _want_below(step: Step, value: Any, reading: Reading) -> None:
     assert step.below is not None
     with suppress(Exception):  # a row that isn't what it should be: its fields will tell
-        for row in value if "[" in step.shape else [value]:
-            step.below.want(row, reading)
+        rows = value if "[" in step.shape else [value]
+        step.below.want([row for row in rows if row is not None], reading)
 
 
 class KeptPlans:

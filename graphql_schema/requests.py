@@ -9,13 +9,21 @@ from litestar import Request
 from litestar.datastructures import Headers
 from strawberry.http import GraphQLRequestData
 
+from graphql_schema.errors import MalformedRequest
 from graphql_schema.multipart import Parsed
-from graphql_schema.refusals import MalformedRequest
 
 # GraphiQL's introspection query has 1,500; limits.MAX_TOKENS take 20,000 where names are of a usual length.
 QUERY_CHARACTERS = 32 * 1024
 NAME_CHARACTERS = 256
+LONGEST = (("query", QUERY_CHARACTERS), ("operationName", NAME_CHARACTERS))
 PERSISTED = "persistedQuery"
+MEMBERS = (
+    ("query", str, "a string"),
+    ("documentId", str, "a string"),
+    ("operationName", str, "a string"),
+    ("variables", dict, "an object"),
+    ("extensions", dict, "an object"),
+)
 
 
 class GraphQLRequest(Request[Any, Any, Any]):
@@ -33,16 +41,10 @@ def request_data(item: Any) -> GraphQLRequestData:
     """What was sent, with each member of the type that it must have. Raises MalformedRequest."""
     if not isinstance(item, dict):
         raise MalformedRequest("A GraphQL request is a JSON object.")
-    for name, kind, words in (
-        ("query", str, "a string"),
-        ("documentId", str, "a string"),
-        ("operationName", str, "a string"),
-        ("variables", dict, "an object"),
-        ("extensions", dict, "an object"),
-    ):
-        if not isinstance(item.get(name), kind | None):
+    for name, kind, words in MEMBERS:
+        if (member := item.get(name)) is not None and not isinstance(member, kind):
             raise MalformedRequest(f"`{name}` must be {words}, or null.")
-    for name, most in (("query", QUERY_CHARACTERS), ("operationName", NAME_CHARACTERS)):
+    for name, most in LONGEST:
         if len(item.get(name) or "") > most:
             raise MalformedRequest(f"`{name}` has more than {most} characters.")
     return GraphQLRequestData(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable
-from typing import Any
+from collections.abc import AsyncGenerator, Collection
+from typing import Any, Final
 
 import strawberry
+from graphql import OperationType
+from strawberry.http import GraphQLRequestData
 from strawberry.schema.config import StrawberryConfig
 from strawberry.tools import merge_types
 from strawberry.types import ExecutionResult
-from strawberry.types.graphql import OperationType
 
 from app import accounts, upload_sessions
 from graphql_schema.accounts import AccountMutation, AccountQuery
@@ -19,7 +20,7 @@ from graphql_schema.errors import view
 from graphql_schema.events import EventQuery, EventSubscription
 from graphql_schema.media import Media, MediaMutation, MediaQuery
 from graphql_schema.nodes import Node, User, as_uuid
-from graphql_schema.operations import Operation, sent_extensions
+from graphql_schema.operations import Operation
 from graphql_schema.people import PeopleMutation, PeopleQuery, Person, Profile
 from graphql_schema.processing import Subscription as ProcessingSubscription
 from graphql_schema.root_fields import measure
@@ -29,6 +30,7 @@ from graphql_schema.uploads import UploadMutation
 
 # Of one request, its cost counted together. A client's page asks for less than ten things before it can be drawn.
 MAX_BATCH = 10
+ALL_TYPES: Final = frozenset(OperationType)
 CACHED_TOKENS = 15_000  # of documents; a parsed one takes 400 bytes, and 1,600 of what is planned of it: 30 MB in all
 
 
@@ -62,54 +64,16 @@ class Schema(strawberry.Schema):
         measure(self._schema)
         self.documents = PreparedDocuments(self._schema, most_tokens=CACHED_TOKENS)
 
-    async def execute(  # noqa: PLR0917  # Strawberry's signature, as below
-        self,
-        query: str | None,
-        variable_values: dict[str, Any] | None = None,
-        context_value: Any = None,
-        root_value: Any = None,  # noqa: ARG002
-        operation_name: str | None = None,
-        allowed_operation_types: Iterable[OperationType] | None = None,
-        operation_extensions: dict[str, Any] | None = None,
-    ) -> ExecutionResult:
-        """Raises what operations.NOT_TO_BE_EXECUTED says, and RateLimited."""
-        return await self._operation(
-            query, variable_values, context_value, operation_name, allowed_operation_types, operation_extensions
-        ).result()
-
-    async def stream(  # noqa: PLR0917
-        self,
-        query: str | None,
-        variable_values: dict[str, Any] | None = None,
-        context_value: Any = None,
-        root_value: Any = None,  # noqa: ARG002
-        operation_name: str | None = None,
-        operation_extensions: dict[str, Any] | None = None,
-        allowed_operation_types: Iterable[OperationType] | None = None,
-    ) -> AsyncGenerator[Any, None]:
-        return self._operation(
-            query, variable_values, context_value, operation_name, allowed_operation_types, operation_extensions
-        ).results()
-
-    def _operation(  # noqa: PLR0917
-        self,
-        query: str | None,
-        variables: dict[str, Any] | None,
-        context: Context,
-        name: str | None,
-        allowed: Iterable[OperationType] | None,
-        extensions: dict[str, Any] | None,
+    def operation(
+        self, sent: GraphQLRequestData, context: Context, allowed: Collection[OperationType] = ALL_TYPES
     ) -> Operation:
-        return Operation(
-            self._schema,
-            self.documents,
-            context,
-            query,
-            variables,
-            name,
-            extensions or sent_extensions.get() or {},
-            frozenset(OperationType if allowed is None else allowed),
-        )
+        return Operation(self._schema, self.documents, context, sent, allowed)
+
+    async def stream(  # type: ignore[override]
+        self, query: GraphQLRequestData, *, context_value: Context, **_: Any
+    ) -> AsyncGenerator[ExecutionResult, None]:
+        """How Strawberry's sockets ask. Their `query` is all that was sent: see sockets.TransportHandler."""
+        return self.operation(query, context_value).results()
 
 
 schema = Schema(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import ExitStack, aclosing, suppress
+from contextlib import suppress
 from json import JSONDecodeError
 from typing import Any, Final, cast
 
@@ -18,11 +18,8 @@ from app import open_calls
 from app.db import BUSY_ERRORS
 from app.errors import ErrorCode, RateLimited
 from app.issuers import KeysUnavailable
-from graphql_schema.errors import BUSY, coded
-from graphql_schema.operations import sent_extensions
-from graphql_schema.refusals import MalformedRequest
+from graphql_schema.errors import BUSY, MalformedRequest, coded
 from graphql_schema.requests import names_a_document, request_data
-from graphql_schema.streams import failures_as_results
 
 # IANA's registry of close codes. Clients take those from 4400 on for final, and come again after this one.
 TRY_AGAIN_LATER: Final = 1013
@@ -57,16 +54,17 @@ class SocketAdapter(LitestarWebSocketAdapter):
 class TransportHandler(BaseGraphQLTransportWSHandler[Any, None]):
     """Strawberry's own trusts a message's shape, and fails with a TypeError: here the socket is closed with 4400.
 
-    And where a schema raises, it ends the operation as if all were well: here that is an error. An
-    operation too many is one too, and the socket goes on.
+    An operation too many is an error, and the socket goes on.
     """
 
     async def handle_message(self, message: Any) -> None:
-        if not _is_message(message):
-            await self.handle_invalid_message("Failed to parse message")
-            return
-        await super().handle_message(message)
-        message.clear()  # Strawberry's loop holds it until the next one comes
+        try:
+            _check(message)
+            await super().handle_message(message)
+        except MalformedRequest as error:
+            await self.handle_invalid_message(str(error))
+        else:
+            message.clear()  # Strawberry's loop holds it until the next one comes
 
     async def handle_connection_init(self, message: Any) -> None:
         try:
@@ -77,9 +75,11 @@ class TransportHandler(BaseGraphQLTransportWSHandler[Any, None]):
             await self.websocket.close(code=TRY_AGAIN_LATER, reason=BUSY)
 
     async def handle_subscribe(self, message: Any) -> None:
-        data = request_data(message["payload"])
-        sent_extensions.set(data.extensions)  # inherited by the task that is started now
-        message["payload"]["query"] = data.query  # left out where a document is named: see trusted
+        sent = request_data(message["payload"])
+        if not names_a_document(sent):
+            raise MalformedRequest("The message has no `query`.")
+        # Strawberry forwards the `query`, and not the extensions: so that is all that was sent, to Schema.stream.
+        message["payload"]["query"] = sent
         if len(self.operations) >= MOST_OPERATIONS and message["id"] not in self.operations:
             refusal = {"id": message["id"], "type": "error", "payload": [TOO_MANY.formatted]}
             await self.send_message(cast(Any, refusal))
@@ -87,34 +87,24 @@ class TransportHandler(BaseGraphQLTransportWSHandler[Any, None]):
         await super().handle_subscribe(message)
 
     async def run_operation(self, operation: Any) -> None:
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(open_calls.operation())
-            except RateLimited as error:
-                await operation.send_initial_errors([coded(GraphQLError(error.message, original_error=error))])
-                return
-            await super().run_operation(operation)
-
-    async def _send_result_stream(self, operation: Any, result_source: AsyncGenerator[Any, None]) -> None:
-        async with aclosing(failures_as_results(result_source)) as results:
-            await super()._send_result_stream(operation, results)
+        try:
+            with open_calls.operation():
+                await super().run_operation(operation)
+        except RateLimited as error:
+            await operation.send_initial_errors([coded(error)])
 
 
-def _is_message(message: Any) -> bool:
-    """Whether what Strawberry's handler reads from a graphql-transport-ws message is of the type that it takes for
-    granted; what is missing it finds itself."""
+def _check(message: Any) -> None:
+    """Whether it is of the type that Strawberry takes for granted; what is missing it finds itself.
+
+    Raises MalformedRequest.
+    """
     if not isinstance(message, dict):
-        return False
+        raise MalformedRequest("A message is a JSON object.")
     if message.get("type") in ("subscribe", "complete"):
         named = message.get("id")
         if not isinstance(named, str) or len(named) > ID_CHARACTERS:
-            return False
-    if message.get("type") != "subscribe":
-        return True
-    try:
-        return names_a_document(request_data(message.get("payload")))
-    except MalformedRequest:
-        return False
+            raise MalformedRequest(f"`id` must be a string of at most {ID_CHARACTERS} characters.")
 
 
 def socket_authorization(connection_params: dict[str, Any]) -> str | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Lock
 from typing import BinaryIO, TypeVar
 
-from graphql_schema.refusals import SpoolFailed
+from graphql_schema.errors import SpoolFailed
 
 logger = logging.getLogger(__name__)
 

@@ -17,16 +17,13 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from graphql import GraphQLError
 from litestar import Request, Response
 from litestar.connection import ASGIConnection
 from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Send
 from strawberry.subscriptions import GRAPHQL_TRANSPORT_WS_PROTOCOL
-from strawberry.types.execution import PreExecutionError
 
 from app import metrics
-from graphql_schema.errors import coded
 from graphql_schema.refusals import GRAPHQL_RESPONSE, JSON, best_match, encode
 
 STOPPING: Final = {"message": "The server is stopping.", "extensions": {"code": "SERVICE_UNAVAILABLE"}}
@@ -94,16 +91,6 @@ def protocol_of(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
     """By which a subscription comes, in a word for metrics."""
     form = form_of(connection) if isinstance(connection, Request) else None
     return form.name if form else GRAPHQL_TRANSPORT_WS_PROTOCOL
-
-
-async def failures_as_results(results: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
-    """What a schema raises is an error of the operation, not its end."""
-    try:
-        async with aclosing(results):
-            async for result in results:
-                yield result
-    except Exception as error:
-        yield PreExecutionError(None, [coded(GraphQLError(str(error), original_error=error))])
 
 
 class OpenStreams:

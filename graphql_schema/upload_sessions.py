@@ -9,6 +9,7 @@ import strawberry
 
 from app import completion, promises, tables, upload_endings, upload_sessions
 from app.completion import NamedPart
+from app.db import is_of
 from app.tables import UploadMethod, UploadState
 from app.upload_sessions import SignedPart
 from app.uploads import Words
@@ -71,7 +72,7 @@ class UploadSession(Node):
 
     @classmethod
     def is_type_of(cls, row: Any, _info: Any) -> bool:
-        return isinstance(row, tables.UploadSession)
+        return is_of(row, tables.UploadSession)
 
     @strawberry.field
     async def media(self, root: Row, info: Info) -> Media:

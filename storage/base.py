@@ -224,8 +224,8 @@ class ObjectStorage(Protocol):
         can show without running them.
         """
 
-    def presigned(self, now: datetime) -> Mapping[tuple[str, str | None, bool], SignedUrl]:
-        """What `presign_get` gives at this moment, by key, filename and `inline`; for many at once."""
+    def presigned(self, now: datetime) -> Mapping[str | tuple[str, str], str]:
+        """The URLs that `presign_get` gives at this moment, by key, or by key and filename; for many at once."""
 
     def presign_put(
         self, key: str, *, size: int, content_type: str, now: datetime, expires_in: timedelta

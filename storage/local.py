@@ -171,7 +171,7 @@ class LocalStorage:
         await asyncio.to_thread(self._ready)
 
     def presign_get(self, key: str, *, now: datetime, filename: str | None = None, inline: bool = True) -> SignedUrl:
-        return self._urls.at(now)[key, filename, inline]
+        return self._urls.get_url(key, now=now, filename=filename, inline=inline)
 
     def presigned(self, now: datetime) -> SignedUrls:
         return self._urls.at(now)

@@ -269,7 +269,7 @@ class S3Storage:
             raise StorageUnavailable(f"the bucket {self.bucket} does not exist") from None
 
     def presign_get(self, key: str, *, now: datetime, filename: str | None = None, inline: bool = True) -> SignedUrl:
-        return self._urls.at(now)[key, filename, inline]
+        return self._urls.get_url(key, now=now, filename=filename, inline=inline)
 
     def presigned(self, now: datetime) -> SignedUrls:
         return self._urls.at(now)

@@ -30,6 +30,7 @@ from app.db import (
     TransactionEndedError,
     fetch,
     hydrate,
+    is_of,
 )
 from app.identifiers import UUID7, uuid7
 from tests.postgres import create_database, drop_database
@@ -504,11 +505,15 @@ async def test_rows_are_fetched_with_the_columns_that_were_asked_for() -> None:
     await Heirloom.insert(*(Heirloom(name=name, facts={"id": 1}) for name in "bca"))
     whole = await fetch(Heirloom, Heirloom.name != "c", "ORDER BY heirloom.name")
     stock = await Heirloom.objects().where(Heirloom.name != "c").order_by(Heirloom.name)
-    assert [row.to_dict() for row in whole] == [row.to_dict() for row in stock]
+    names = [column._meta.name for column in Heirloom._meta.columns]
+    assert [[getattr(row, name) for name in names] for row in whole] == [[*row.to_dict().values()] for row in stock]
+    assert all(is_of(row, Heirloom) and not is_of(row, Keeper) for row in (*whole, *stock))
     (named,) = await fetch(Heirloom, Heirloom.name == "a", columns=("id", "name"))
     assert (named.id, named.name) == (whole[0].id, "a")
-    with pytest.raises(KeyError):
+    with pytest.raises(AttributeError):
         _ = named.weight
+    with pytest.raises(AttributeError):
+        named.name = "b"  # only to be read
     assert await fetch(Heirloom, Heirloom.name == "d") == []
 
 

@@ -24,12 +24,15 @@ from app.rate_limits import REDIS_AWAY_SECONDS, REDIS_SECONDS, Buckets, Limit, M
 from app.settings import Rate
 from app.wiring import open_buckets
 from tests.app.conftest import FILES, ORIGIN, REQUESTS, SIGN_INS, SLOWLY, UPLOADS, Guarded, new_address
+from tests.app.identity_provider import token
 from tests.client import ERRORS, PASSWORD, Account, Client, admitted
 from tests.server import Server, free_port, spawned, wait_for
 
 pytestmark = pytest.mark.xdist_group("guarded")
 
 QUERY = "{ viewer { email } }"
+# A hundred media with twenty fields each: 2,650, as two requests.
+DEAR = f"{{ library(first: 100) {{ nodes {{ {' '.join(f'a{number}: id' for number in range(20))} }} }} }}"
 LOGIN = f"mutation($input: LoginInput!) {{ login(input: $input) {{ accessToken {ERRORS} }} }}"
 REGISTER = f"mutation($input: RegisterInput!) {{ register(input: $input) {{ accessToken {ERRORS} }} }}"
 JPEG = b"\xff\xd8\xff\xe0" + bytes(64)
@@ -53,8 +56,8 @@ async def ann(guarded: Guarded) -> AsyncIterator[Account]:
         yield ann
 
 
-async def ask(client: Client) -> httpx.Response:
-    return await client.http.post("/graphql", json={"query": QUERY})
+async def ask(client: Client, query: str = QUERY) -> httpx.Response:
+    return await client.http.post("/graphql", json={"query": query})
 
 
 async def sign_in(client: Client, email: str, password: str) -> tuple[bool, list[str]]:
@@ -98,12 +101,9 @@ async def test_each_operation_of_a_batch_counts(nobody: Client) -> None:
 
 
 async def test_what_costs_much_counts_as_many_and_is_told_to_wait(nobody: Client) -> None:
-    """A hundred media with twenty fields each: 2,650, as two requests."""
-    fields = " ".join(f"a{number}: id" for number in range(20))
-    dear = f"{{ library(first: 100) {{ nodes {{ {fields} }} }} }}"
     for _ in range(REQUESTS // 2):
-        assert (await nobody.http.post("/graphql", json={"query": dear})).status_code == 200
-    refused = await nobody.http.post("/graphql", json={"query": dear})
+        assert (await ask(nobody, DEAR)).status_code == 200
+    refused = await ask(nobody, DEAR)
     assert (refused.status_code, error_code(refused.json())) == (429, "RATE_LIMITED")
     assert 0 < int(refused.headers["retry-after"]) <= 2 * SLOWLY / REQUESTS
 
@@ -222,6 +222,23 @@ async def test_operations_over_a_socket_are_counted_with_requests(ann: Account) 
     [error] = errors_of(answers[-1])
     assert error["extensions"]["code"] == "RATE_LIMITED"
     assert (await ask(ann)).status_code == 429
+
+
+async def test_somebody_of_an_outside_issuer_is_one_whichever_way_they_come(guarded: Guarded) -> None:
+    async with Client(guarded.url, token(guarded.keys[0], f"subject-{secrets.token_hex(8)}")) as eve:
+        at(eve, new_address())
+        assert (await ask(eve)).status_code == 200  # by the issuer's name for them: of the account nobody knows yet
+        for _ in range(REQUESTS // 4):
+            assert (await ask(eve, DEAR)).status_code == 200
+        left = REQUESTS - 2 * (REQUESTS // 4)
+        async with eve.socket() as socket:
+            for query in [DEAR] * (left // 2) + [QUERY] * (left % 2):
+                await socket.start(query)
+                assert [(await socket.receive())["type"] for _ in range(2)] == ["next", "complete"]
+            await socket.start(QUERY)
+            [error] = errors_of(await socket.receive())
+        assert error["extensions"]["code"] == "RATE_LIMITED"
+        assert (await ask(eve)).status_code == 429
 
 
 def errors_of(message: dict[str, Any]) -> list[dict[str, Any]]:

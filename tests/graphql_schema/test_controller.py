@@ -7,25 +7,34 @@ import json
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
 import strawberry
 import uvicorn
 from litestar import Litestar
-from strawberry.extensions import SchemaExtension
 from strawberry.schema.config import StrawberryConfig
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin, Subprotocol
 
-from app.errors import Unauthenticated
+from app.access import Viewer
+from app.errors import RateLimited, Unauthenticated
+from app.read_cache import ReadCache
+from app.settings import Settings
+from app.tables import UserRole
+from graphql_schema import controller
+from graphql_schema.context import Context
 from graphql_schema.controller import create_controller
+from graphql_schema.loaders import Loaders
 from graphql_schema.multipart import UploadLimits
 from graphql_schema.scalars import JSON, SCALARS
+from graphql_schema.schema import Schema
 from graphql_schema.spool import UploadedFile
 from graphql_schema.streams import OpenStreams
 
@@ -40,13 +49,6 @@ UPLOADS = "mutation U($files: [Upload!]!) { uploads(files: $files) { filename si
 
 
 @dataclass
-class Context:
-    viewer: str | None
-    authorization: str | None = None
-    connection_params: Any = None
-
-
-@dataclass
 class Served:
     """A running server: where it is, its scratch folder, and the tokens that it takes for now."""
 
@@ -57,7 +59,7 @@ class Served:
     failing_later: dict[str, Exception] = field(default_factory=dict)  # good at the door, and no more in the operation
     good_for_once: dict[str, Exception] = field(default_factory=dict)
 
-    async def authenticate(self, authorization: str | None) -> str | None:
+    async def authenticate(self, authorization: str | None) -> Viewer | None:
         if authorization is None:
             return None
         if authorization == "Bearer crash":
@@ -66,13 +68,29 @@ class Served:
             raise self.good_for_once.pop(authorization)
         if authorization in self.failing_later:
             self.good_for_once[authorization] = self.failing_later[authorization]
-            return "ann"
+            return _viewer("ann")
         if authorization not in self.tokens:
             raise Unauthenticated("The token is invalid or expired.")
-        return authorization.removeprefix("Bearer ")
+        return _viewer(authorization.removeprefix("Bearer "))
 
     def spooled(self) -> list[str]:
         return [path.name for path in self.scratch.iterdir()]
+
+
+def _viewer(name: str) -> Viewer:
+    account: Any = SimpleNamespace(display_name=name)
+    return Viewer(uuid4(), UserRole.USER, uuid4(), account)
+
+
+@dataclass(kw_only=True)
+class CheckedContext(Context):
+    """Looks at the session for each operation, over HTTP too."""
+
+    served: Served
+
+    async def for_operation(self) -> Context:
+        viewer = await self.served.authenticate(self.authorization)
+        return replace(self, viewer=viewer, _loaders=Loaders(self.services, viewer, ReadCache(0).reads_of(viewer)))
 
 
 @strawberry.type
@@ -95,7 +113,8 @@ def received(file: UploadedFile) -> Received:
 class Query:
     @strawberry.field
     def viewer(self, info: strawberry.Info[Context]) -> str | None:
-        return info.context.viewer
+        viewer = info.context.viewer
+        return viewer.account.display_name if viewer and viewer.account else None
 
     @strawberry.field
     async def echo(self, word: str) -> str:
@@ -134,30 +153,18 @@ class Subscription:
             yield number
 
 
-def with_sessions_checked(served: Served) -> type[SchemaExtension]:
-    class CheckSession(SchemaExtension):
-        """What an application does on a socket: look at the session again for each operation."""
-
-        async def on_operation(self) -> AsyncIterator[None]:
-            context = self.execution_context.context
-            context.viewer = await served.authenticate(context.authorization)
-            yield
-
-    return CheckSession
-
-
 def application(served: Served) -> Litestar:
-    schema = strawberry.Schema(
+    services: Any = SimpleNamespace(settings=Settings())
+    schema = Schema(
         Query,
         Mutation,
         Subscription,
-        extensions=[with_sessions_checked(served)],
         config=StrawberryConfig(scalar_map=SCALARS, batching_config={"max_operations": 3}),
     )
     controller = create_controller(
         schema,
         authenticate=served.authenticate,
-        make_context=lambda _connection, viewer: Context(viewer),
+        make_context=lambda _connection, viewer: CheckedContext(services, viewer, served=served),
         limits=LIMITS,
         scratch=served.scratch,
         json_bytes=JSON_BYTES,
@@ -188,6 +195,7 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
 @pytest.fixture
 def served(server: Served) -> Iterator[Served]:
     server.tokens = {"Bearer ann", "Bearer bob"}
+    server.failing_later, server.good_for_once = {}, {}
     yield server
     assert server.spooled() == []
 
@@ -408,24 +416,72 @@ async def test_a_refusal_does_not_wait_for_the_rest_of_the_body(served: Served, 
     assert answered.split()[1] == status
 
 
+@pytest.mark.parametrize("sent", [b"", b'{"query": '], ids=["nothing", "half"])
+async def test_a_body_that_does_not_come_is_given_up(
+    served: Served, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(controller, "JSON_SECONDS", 0.1)
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(b"POST /graphql HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 30\r\n\r\n")
+    writer.write(sent)
+    async with asyncio.timeout(5):
+        answered = await reader.read()  # to its end: the connection is not kept
+    writer.close()
+    head, _, body = answered.partition(b"\r\n\r\n")
+    assert head.split()[1] == b"408"
+    error = {"message": "The body took longer than 0 seconds.", "extensions": {"code": "REQUEST_TIMEOUT"}}
+    assert json.loads(body) == {"errors": [error]}
+
+
 async def test_an_unexpected_failure_is_masked(client: httpx.AsyncClient) -> None:
     response = await client.post("/graphql", json={"query": "{ viewer }"}, headers={"authorization": "Bearer crash"})
     assert response.status_code == 500
     assert response.json() == masked(response.json()["errors"][0]["extensions"]["id"])
 
 
+async def at_once(client: httpx.AsyncClient, headers: dict[str, str]) -> Any:
+    return (await client.post("/graphql", json={"query": "{ viewer }"}, headers=headers)).json()
+
+
+async def in_a_batch(client: httpx.AsyncClient, headers: dict[str, str]) -> Any:
+    asked = [{"query": "{ viewer }"}] * 2
+    first, second = (await client.post("/graphql", json=asked, headers=headers)).json()
+    assert second == {"data": {"viewer": "ann"}}
+    return first
+
+
+async def in_a_stream(client: httpx.AsyncClient, headers: dict[str, str]) -> Any:
+    response = await client.post("/graphql", json={"query": "{ viewer }"}, headers=headers | {"accept": EVENTS})
+    _, result, complete, _ = response.text.split("\n\n")
+    assert complete == "event: complete\ndata: "
+    return json.loads(result.removeprefix("event: next\ndata: "))
+
+
+@pytest.mark.parametrize("answered", [at_once, in_a_batch, in_a_stream])
 async def test_what_fails_between_the_door_and_the_operation_is_coded_or_masked(
-    served: Served, client: httpx.AsyncClient
+    served: Served, client: httpx.AsyncClient, answered: Callable[[httpx.AsyncClient, dict[str, str]], Any]
 ) -> None:
-    served.failing_later["Bearer ends"] = Unauthenticated("This session has ended.")
-    served.failing_later["Bearer breaks"] = RuntimeError("the database at 10.0.0.7 is down")
-    ended, broken = [
-        (await client.post("/graphql", json={"query": "{ viewer }"}, headers={"authorization": header})).json()
-        for header in served.failing_later
-    ]
+    served.failing_later = {
+        "Bearer ends": Unauthenticated("This session has ended."),
+        "Bearer breaks": RuntimeError("the database at 10.0.0.7 is down"),
+    }
+    ended, broken = [await answered(client, {"authorization": header}) for header in served.failing_later]
     extensions = {"code": "UNAUTHENTICATED"}
     assert ended == {"errors": [{"message": "This session has ended.", "extensions": extensions}]}
     assert broken == masked(broken["errors"][0]["extensions"]["id"])
+
+
+async def test_a_rate_refuses_one_operation_with_a_status_or_among_others_with_a_code(
+    served: Served, client: httpx.AsyncClient
+) -> None:
+    served.failing_later = {"Bearer hurries": RateLimited(2.5)}
+    hurried = {"authorization": "Bearer hurries"}
+    alone = await client.post("/graphql", json={"query": "{ viewer }"}, headers=hurried)
+    said = refused_with(alone, 429, "RATE_LIMITED")
+    assert alone.headers["retry-after"] == "3"
+    error = {"errors": [{"message": said, "extensions": {"code": "RATE_LIMITED"}}]}
+    assert await in_a_stream(client, hurried) == error
+    assert await in_a_batch(client, hurried) == error
 
 
 # ---------------------------------------------------------------- GraphQL over HTTP
@@ -735,6 +791,14 @@ async def test_a_message_of_the_wrong_shape_closes_the_socket(served: Served, me
         await connection.recv()
         await connection.send(message)
         assert await closed_with(connection) == 4400
+
+
+async def test_what_is_wrong_with_a_message_is_told(served: Served) -> None:
+    async with opened(served, {}) as connection:
+        await connection.recv()
+        await connection.send('{"type": "subscribe", "id": "1", "payload": {"query": 1}}')
+        assert await closed_with(connection) == 4400
+        assert connection.close_reason == "`query` must be a string, or null."
 
 
 async def test_the_legacy_protocol_is_not_spoken(served: Served) -> None:

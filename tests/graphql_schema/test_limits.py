@@ -17,6 +17,7 @@ from app import bodies
 from app.bodies import patient
 from app.promises import MOST_PARTS, PART_BYTES
 from graphql_schema.controller import ANONYMOUS_BYTES
+from graphql_schema.errors import RequestTimeout
 from graphql_schema.limits import (
     MAX_DIRECTIVES,
     MAX_FIELDS,
@@ -28,7 +29,6 @@ from graphql_schema.limits import (
     SHOWN,
     TOO_COMPLEX,
 )
-from graphql_schema.refusals import RequestTimeout
 from graphql_schema.requests import QUERY_CHARACTERS
 from tests.client import UPLOAD_BATCH, Account, Client, Json
 from tests.footprint import footprint

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from graphql_schema.errors import MalformedRequest, RequestError, RequestTooLarge, SpoolFailed
 from graphql_schema.multipart import Parsed, UploadLimits, parse
-from graphql_schema.refusals import MalformedRequest, RequestError, RequestTooLarge, SpoolFailed
 from graphql_schema.spool import HEAD_BYTES, UploadedFile
 
 LIMITS = UploadLimits(file_bytes=3_000_000, field_bytes=20_000, files=3, total_bytes=10_000_000)
