@@ -84,7 +84,9 @@ def _tell(scope: Scope, answer: Answer, seconds: float) -> None:
             fields["user"] = str(call.user)
         if call.operations:
             fields["operation"] = " ".join(call.operations)
-    logger.log(level, "%s %s %s", method, route or "-", answer.status or "-", extra={"fields": fields})
+    # Not `log`, which looks for the line that called it: a hundredth of the time of a small request.
+    message = f"{method} {route or '-'} {answer.status or '-'}"
+    logger.handle(logger.makeRecord(logger.name, level, "", 0, message, (), None, extra={"fields": fields}))
 
 
 def route_of(scope: Scope) -> str | None:

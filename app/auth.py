@@ -40,13 +40,22 @@ def derived_key(secret_key: str, purpose: str) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
+class Access:
+    """What an access token says, once it is verified."""
+
+    user: str
+    session: uuid.UUID
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Tokens:
     """Makes and reads the tokens of one deployment; `issuer` makes others that are good here."""
 
     secret_key: str
     access_lifetime: timedelta
     issuer: Issuer | None = None
-    _verified: OrderedDict[str, dict[str, Any]] = field(init=False, repr=False, default_factory=OrderedDict)
+    _verified: OrderedDict[str, Access] = field(init=False, repr=False, default_factory=OrderedDict)
 
     def access(self, user: uuid.UUID, session: uuid.UUID, now: datetime) -> tuple[str, datetime]:
         """A token, and when it expires (whole seconds, as a JWT counts)."""
@@ -63,23 +72,25 @@ class Tokens:
 
     def read_access(self, token: str) -> uuid.UUID:
         """The session. Raises Unauthenticated."""
-        return uuid.UUID(self._read_often(token)["sid"])
+        return self._read_often(token).session
 
     def claimed(self, authorization: str | None) -> str | None:
         """Who sends this header, by the token alone: its session may have ended. Raises Unauthenticated."""
         token = bearer(authorization)
         if token is None or (self.issuer and not is_ours(token)):
             return self.issuer.claimed(token) if self.issuer and token else None
-        return str(self._read_often(token)["sub"])
+        return self._read_often(token).user
 
-    def _read_often(self, token: str) -> dict[str, Any]:
-        claims = self._verified.get(token)
-        if claims is None or claims["exp"] <= datetime.now(UTC).timestamp():
+    def _read_often(self, token: str) -> Access:
+        access = self._verified.get(token)
+        if access is None or access.expires_at <= datetime.now(UTC):
             self._verified.pop(token, None)
-            claims = self._verified[token] = self._read(ACCESS, token)
+            claims = self._read(ACCESS, token)
+            until = datetime.fromtimestamp(claims["exp"], UTC)
+            access = self._verified[token] = Access(str(claims["sub"]), uuid.UUID(claims["sid"]), until)
             if len(self._verified) > MOST_VERIFIED:
                 self._verified.popitem(last=False)
-        return claims
+        return access
 
     def _sign(self, purpose: str, **claims: Any) -> str:
         return jwt.encode({"typ": purpose, **claims}, derived_key(self.secret_key, purpose), algorithm=ALGORITHM)

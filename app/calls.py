@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import uuid
 from collections.abc import Iterable
@@ -13,6 +14,7 @@ from typing import Final
 
 # What a proxy or a client may call a request by: nothing that could spoil a line of a log.
 SANE_ID: Final = re.compile(r"[A-Za-z0-9._:/+=-]{8,128}")
+ID_BYTES: Final = 16
 # A name is the client's choice, and may be as long as its document.
 NAME_CHARACTERS: Final = 100
 MOST_NAMES: Final = 10
@@ -60,7 +62,7 @@ def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
     given = [value for name, value in headers if name == b"x-request-id"]
     if len(given) == 1 and SANE_ID.fullmatch(text := given[0].decode("latin-1")):
         return text
-    return uuid.uuid4().hex
+    return os.urandom(ID_BYTES).hex()  # a quarter of the time of a UUID
 
 
 @lru_cache(maxsize=4096)

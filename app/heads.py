@@ -71,8 +71,8 @@ class BoundedHeads(HttpToolsProtocol):
         if self._in_head and self._untold > HEAD_BYTES:
             self._too_large = True
             self.send_400_response("")
-        elif self._timer is None and not self._is_answering:
-            self._hurry()  # one that sends what begins no request
+        elif self._timer is None and (self._in_head or not self._is_answering):
+            self._hurry()  # a head that isn't whole, or what begins no request
 
     def send_400_response(self, msg: str) -> None:
         if self._too_large:
@@ -99,7 +99,6 @@ class BoundedHeads(HttpToolsProtocol):
         self._end_head()
         self._in_head = True
         self._size = self._untold = 0
-        self._hurry()
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
