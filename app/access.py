@@ -53,8 +53,7 @@ def ways_to_media(viewer: Viewer | None) -> Sequence[Combinable]:
     if viewer is None:
         return [public_media()]
     if viewer.is_admin:
-        # As it always is: the indexes of all media say so too, for whoever asks for some would be led astray by them.
-        return [WhereRaw("media.size_bytes >= 0")]
+        return [_ALL_MEDIA]
     return [_owned_media(viewer), _hosted_media(viewer), public_media()]
 
 
@@ -70,15 +69,19 @@ def ways_to_media_of(viewer: Viewer | None, entity: Entity) -> Sequence[Combinab
 # three times as long to write what it is told of columns: that were a fiftieth of a page.
 _STORED: Final = f"(media.status <> '{MediaStatus.PENDING}' AND media.lost_at IS NULL)"
 _APPROVED: Final = f"(media.is_public AND media.moderation = '{Moderation.APPROVED}' AND media.deleted_at IS NULL)"
+_STORED_MEDIA: Final = WhereRaw(_STORED)
+_PUBLIC_MEDIA: Final = WhereRaw(f"({_APPROVED} AND {_STORED})")
+# As it always is: the indexes of all media say so too, for whoever asks for some would be led astray by them.
+_ALL_MEDIA: Final = WhereRaw("media.size_bytes >= 0")
 
 
 def stored_media() -> Combinable:
     """Neither still to come, nor known to be gone."""
-    return WhereRaw(_STORED)
+    return _STORED_MEDIA
 
 
 def public_media() -> Combinable:
-    return WhereRaw(f"({_APPROVED} AND {_STORED})")
+    return _PUBLIC_MEDIA
 
 
 def changeable_media(viewer: Viewer) -> Combinable:

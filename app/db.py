@@ -14,12 +14,14 @@ import time
 from collections.abc import Awaitable, Mapping, Sequence
 from functools import cache, lru_cache
 from operator import itemgetter
+from string import Formatter
 from types import TracebackType
 from typing import Any, ClassVar, Final, Literal, NoReturn, TypeVar, cast
 
 import asyncpg
 import orjson
 from piccolo.columns import JSONB
+from piccolo.columns.combination import And, Or, Where, WhereRaw
 from piccolo.custom_types import Combinable
 from piccolo.engine.exceptions import TransactionError
 from piccolo.engine.postgres import PostgresEngine, PostgresTransaction
@@ -434,7 +436,8 @@ async def fetch(table: type[T], where: Combinable, rest: str = "", *, columns: t
     `select()` costs, which puts the names of the columns together anew each time.
     """
     rows, selected = _selected(table, columns)
-    text, values = QueryString(f"{selected} WHERE {{}} {rest}", where.querystring).compile_string()
+    values: list[Any] = []
+    text = f"{selected} WHERE {text_of(where, values)} {rest}"
     engine = cast(HeirloomEngine, table._meta.db)
     return await engine.read(text, *values, rows=rows)
 
@@ -446,6 +449,35 @@ def _selected(table: type[Table], columns: tuple[str, ...]) -> tuple[type[Fetche
     rows = row_of(table, *columns)
     selected = [f'"{name}"."{column}"' + ("" if column in rows.places else "::text") for column in columns]
     return rows, f"SELECT {', '.join(selected)} FROM {name}"  # noqa: S608 - the names are our own
+
+
+def text_of(where: Combinable | QueryString, values: list[Any]) -> str:
+    """The text of a condition, of which the values are added to those that stand before them in the statement.
+
+    As Piccolo's `compile_string` has it, in a fifth of the time: a fortieth of a page. Conditions may stand among the
+    values of another.
+    """
+    if isinstance(where, And | Or):
+        return f"({text_of(where.first, values)} {where.operator} {text_of(where.second, values)})"
+    query = where if isinstance(where, QueryString) else where.querystring
+    text, *behind = _literals(query.template)
+    for value, literal in zip(query.args, behind, strict=True):
+        if isinstance(value, _CONDITIONS):
+            text += text_of(value, values) + literal
+        else:
+            values.append(value)
+            text += f"${len(values)}{literal}"
+    return text
+
+
+_CONDITIONS: Final = (QueryString, WhereRaw, Where, And, Or)
+
+
+@lru_cache(maxsize=1000)
+def _literals(template: str) -> Sequence[str]:
+    """What stands before, between and behind its values."""
+    parsed = [(literal, name is not None) for literal, name, _, _ in Formatter().parse(template)]
+    return [literal for literal, _ in parsed] + ([""] if not parsed or parsed[-1][1] else [])
 
 
 def as_dicts(rows: Sequence[asyncpg.Record]) -> list[dict[str, Any]]:

@@ -141,4 +141,4 @@ def _found_by(table: type[Table], ways: Sequence[Combinable], where: Combinable,
     # All that is not a parameter is our own: the names of a table and of an order's columns.
     each = f"(SELECT {name}.id, {keys} FROM {name} WHERE {{}} {first})"  # noqa: S608
     chosen = f"SELECT found.id FROM ({' UNION '.join([each] * len(ways))}) AS found {first}"  # noqa: S608
-    return WhereRaw(f"{name}.id IN ({chosen})", *((way & where).querystring for way in ways))
+    return WhereRaw(f"{name}.id IN ({chosen})", *(way & where for way in ways))

@@ -62,6 +62,8 @@ def _taken_or(missing: str) -> str:
 _TAKEN: Final = tuple(_taken_or(missing) for missing in _INFINITIES)
 _CREATED: Final = created("media")
 _ID: Final = identity("media")
+_IN_TRASH: Final = WhereRaw("media.deleted_at IS NOT NULL")
+_OUT_OF_TRASH: Final = WhereRaw("media.deleted_at IS NULL")
 NEWEST: Final = Order("newest", (_CREATED, _ID), descending=True)
 OLDEST: Final = Order("oldest", (_CREATED, _ID), descending=False)
 TAKEN_NEWEST: Final = Order("taken-newest", (_taken("-infinity"), _ID), descending=True)
@@ -87,7 +89,7 @@ class MediaFilter:
 
     def where(self) -> Combinable:
         """All of it but the kinds: see `by_kind`. Raises BadInput for what can't be a tag."""
-        conditions: list[Combinable] = [WhereRaw(f"media.deleted_at IS {'NOT NULL' if self.in_trash else 'NULL'}")]
+        conditions: list[Combinable] = [_IN_TRASH if self.in_trash else _OUT_OF_TRASH]
         if self.statuses is not None:
             conditions.append(WhereRaw("media.status = ANY({})", [status.value for status in self.statuses]))
             if MediaStatus.READY not in self.statuses:

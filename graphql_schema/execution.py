@@ -11,7 +11,7 @@ and so every error. With `HEIRLOOM_EXECUTOR=stock` all is left to it.
 
 from __future__ import annotations
 
-from asyncio import gather
+from asyncio import wait
 from collections.abc import Awaitable
 from typing import Any
 
@@ -94,8 +94,9 @@ class PlainFieldsExecutor(StrawberryGraphQLCoreExecutionContext):
     ) -> Any:
         # What one loader has brought may need another. What fails, its resolver asks for again, and tells where.
         while missing:
-            loads = [loader.load_many([*keys]) for loader, keys in missing.items()]
-            if any(isinstance(each, BaseException) for each in await gather(*loads, return_exceptions=True)):
+            batches = {batch for loader, keys in missing.items() for batch in loader.batches(keys)}
+            await wait(batches)
+            if any(batch.cancelled() or batch.exception() for batch in batches):
                 break
             missing = wanted(reading)
         read = self._read(plan, source, path, fields, reading)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Final, Generic, TypeAlias, TypeVar
@@ -54,21 +54,24 @@ class Loader(Generic[K, V]):
         self._fetch = fetch
         self._found: dict[K, V] = {}
         self._batches: dict[K, asyncio.Future[None]] = {}
-        self._gathering: dict[K, None] | None = None  # the batch to come, if there is one, and its task
+        self._gathering: list[K] | None = None  # the batch to come, if there is one, and its task
         self._gathering_for: asyncio.Future[None] | None = None
 
     async def load(self, key: K) -> V:
         found = self._found
         if key not in found:
+            (batch,) = self.batches([key])
             # Shielded: who gives up waiting doesn't stop it for the others.
-            await asyncio.shield(self._batch_with(key))
+            await asyncio.shield(batch)
         return found[key]
 
-    async def load_many(self, keys: Sequence[K]) -> list[V]:
-        found = self._found
-        for batch in {self._batch_with(key) for key in keys if key not in found}:
-            await asyncio.shield(batch)
-        return [found[key] for key in keys]
+    def batches(self, keys: Collection[K]) -> set[asyncio.Future[None]]:
+        """Those that fetch these keys, none of which it knows: not to be cancelled by who waits for them."""
+        new = [key for key in keys if key not in self._batches]
+        found = {self._batches[key] for key in keys if key in self._batches} if len(new) < len(keys) else set()
+        if new:
+            found.add(self._batch_with(new))
+        return found
 
     def know(self, key: K, value: V) -> None:
         """Has just been read, elsewhere."""
@@ -85,27 +88,23 @@ class Loader(Generic[K, V]):
         self._batches = {}
         self._gathering = None
 
-    def _batch_with(self, key: K) -> asyncio.Future[None]:
-        """The one that fetches this key."""
-        if key in self._batches:
-            return self._batches[key]
+    def _batch_with(self, keys: Sequence[K]) -> asyncio.Future[None]:
+        """The one to come, from now on with these keys."""
         if self._gathering is None or self._gathering_for is None:
-            self._gathering = {}
+            self._gathering = []
             self._gathering_for = asyncio.ensure_future(self._fetch_batch(self._gathering, self._found, self._batches))
             self._gathering_for.add_done_callback(_looked_at)
-        self._gathering[key] = None
-        self._batches[key] = self._gathering_for
+        self._gathering += keys
+        self._batches.update(dict.fromkeys(keys, self._gathering_for))
         return self._gathering_for
 
-    async def _fetch_batch(
-        self, keys: dict[K, None], found: dict[K, V], batches: dict[K, asyncio.Future[None]]
-    ) -> None:
+    async def _fetch_batch(self, keys: list[K], found: dict[K, V], batches: dict[K, asyncio.Future[None]]) -> None:
         # Once more around: those that a sibling's answer has just woken ask now, too.
         await asyncio.sleep(0)
         if self._gathering is keys:
             self._gathering = self._gathering_for = None
         try:
-            found.update(await self._fetch(list(keys)))
+            found.update(await self._fetch(keys))
         finally:
             for key in keys:
                 batches.pop(key, None)

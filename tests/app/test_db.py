@@ -11,14 +11,17 @@ import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import asyncpg
 import pytest
 from piccolo.apps.migrations.auto.migration_manager import MigrationManager
 from piccolo.apps.migrations.commands.new import _create_new_migration
 from piccolo.columns import JSONB, Array, BigInt, ForeignKey, Varchar
+from piccolo.columns.combination import WhereRaw
 from piccolo.conf.apps import AppConfig
 from piccolo.query import Query
+from piccolo.querystring import QueryString
 from piccolo.table import Table
 
 from app import db, identifiers
@@ -31,6 +34,7 @@ from app.db import (
     fetch,
     hydrate,
     is_of,
+    text_of,
 )
 from app.identifiers import UUID7, uuid7
 from tests.postgres import create_database, drop_database
@@ -515,6 +519,16 @@ async def test_rows_are_fetched_with_the_columns_that_were_asked_for() -> None:
     with pytest.raises(AttributeError):
         named.name = "b"  # only to be read
     assert await fetch(Heirloom, Heirloom.name == "d") == []
+
+
+def test_conditions_are_written_as_piccolo_writes_them() -> None:
+    raw = WhereRaw("(heirloom.name = {} OR {} = heirloom.name)", "a", "b")
+    among = WhereRaw("heirloom.id IN (SELECT id FROM heirloom WHERE {})", (Heirloom.name == "c").querystring)
+    for where in (raw, among, Heirloom.weight.is_null(), raw & among | (Heirloom.name.is_in(["d", "e"]) & raw)):
+        values: list[Any] = ["before"]
+        text = text_of(where, values)
+        stock = QueryString("{} {}", "before", where.querystring).compile_string()
+        assert (f"$1 {text}", values) == stock
 
 
 # Identifiers

@@ -574,10 +574,13 @@ async def test_a_batch_that_fails_fails_for_all_who_wait_and_is_asked_for_again(
         return dict.fromkeys(keys, "there")
 
     loader = Loader(fetch)
-    failures = await asyncio.gather(loader.load("a"), loader.load_many(["a", "b"]), return_exceptions=True)
+    waiting = asyncio.ensure_future(loader.load("a"))
+    await asyncio.sleep(0)
+    (batch,) = loader.batches(["a", "b"])
+    failures = await asyncio.gather(waiting, batch, return_exceptions=True)
     assert [str(failure) for failure in failures] == ["gone", "gone"]
     assert "a" not in loader.found
-    assert await loader.load_many(["b", "a"]) == ["there", "there"]
+    assert [*await asyncio.gather(loader.load("b"), loader.load("a"))] == ["there", "there"]
     assert asked == [["a", "b"], ["b", "a"]]
 
 
