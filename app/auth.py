@@ -20,7 +20,7 @@ from piccolo.columns.combination import WhereRaw
 
 from app import calls
 from app.access import Viewer
-from app.db import hydrate
+from app.db import row_of
 from app.errors import Unauthenticated
 from app.issuers import Issuer
 from app.piccolo_conf import DB
@@ -158,10 +158,10 @@ async def _viewer_of(tokens: Tokens, token: str) -> Viewer | None:
 
 async def _of_session(session: uuid.UUID) -> Viewer | None:
     """Its user, as long as it is alive."""
-    found = await DB.read(_OF_SESSION, session, datetime.now(UTC))
+    found: list[UserAccount] = await DB.read(_OF_SESSION, session, datetime.now(UTC), rows=_USER)
     if not found:
         return None
-    account = hydrate(UserAccount, dict(found[0]))
+    account = found[0]
     return Viewer(account.id, _ROLES[account.role], session, account)
 
 
@@ -182,8 +182,9 @@ def alive(now: datetime) -> WhereRaw:
 
 _ALIVE: Final = "(session.ended_at IS NULL AND session.expires_at > {})"
 # Written out: by Piccolo it takes a third of the time of a small request. All of the account but its password's hash.
+_USER: Final = row_of(UserAccount, "id", "email", "display_name", "role", "quota_bytes", "created_at")
 _OF_SESSION: Final = (
-    "SELECT account.id, account.email, account.display_name, account.role, account.quota_bytes, account.created_at "  # noqa: S608
+    f"SELECT {', '.join(f'account.{name}' for name in _USER.places)} "  # noqa: S608
     "FROM session JOIN user_account AS account ON account.id = session.user "
     f"WHERE session.id = $1 AND {_ALIVE.format('$2')}"
 )
