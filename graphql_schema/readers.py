@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
-from itertools import islice
+from itertools import chain, islice
 from types import CoroutineType, GeneratorType, NoneType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -208,7 +208,9 @@ class Writing:
 
 def in_lists(read: Function, several: Sequence[Sequence[Any]], reading: Reading) -> Sequence[Sequence[Any]]:
     """Of rows in lists, likewise in lists: read as one, since most are short."""
-    answers = iter(read([row for rows in several for row in plain_list(rows)], reading))
+    if {*map(type, several)} - {list}:
+        raise NotPlain
+    answers = iter(read([*chain.from_iterable(several)], reading))
     return [[*islice(answers, len(rows))] for rows in several]
 
 
