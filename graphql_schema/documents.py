@@ -35,7 +35,7 @@ HELPED_ERRORS: Final = 5  # for so many, names that were perhaps meant are looke
 
 # The only bound on a comparison of all fields with each other; stock, it takes a second. A dozen
 # fragments that ask the same dozen things of a media spend 4,000.
-overlapping_fields_can_be_merged.MAX_COMPLEXITY_BUDGET = 12_000
+overlapping_fields_can_be_merged.MAX_COMPLEXITY_BUDGET = 8_000
 
 
 class Prepared:

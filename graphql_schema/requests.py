@@ -12,7 +12,7 @@ from strawberry.http import GraphQLRequestData
 from graphql_schema.errors import MalformedRequest
 from graphql_schema.multipart import Parsed
 
-# GraphiQL's introspection query has 1,500; limits.MAX_TOKENS take 20,000 where names are of a usual length.
+# GraphiQL's introspection query has 1,500; limits.MAX_TOKENS take 16,000 where names are of a usual length.
 QUERY_CHARACTERS = 32 * 1024
 NAME_CHARACTERS = 256
 LONGEST = (("query", QUERY_CHARACTERS), ("operationName", NAME_CHARACTERS))

@@ -71,7 +71,7 @@ ATTACKS: Final[dict[str, tuple[str, str]]] = {
         f"{{ ...F0 }} {each('fragment F# on Media { id }', MAX_FRAGMENTS + 1)}",
         too_complex("fragments", MAX_FRAGMENTS + 1, MAX_FRAGMENTS, "document"),
     ),
-    "aliases": (f"{{ {each('a#: library(first: 100) { totalCount }', 150)} }}", too_complex("aliases", 150, 50)),
+    "aliases": (f"{{ {each('a#: library(first: 100) { totalCount }', 140)} }}", too_complex("aliases", 140, 50)),
     "depth": (
         f"{{ library {{ nodes {{ {nested('entity { media { nodes {', 30, 'id', '} } }')} }} }} }}",
         too_complex("depth", 93, 12),
@@ -90,20 +90,20 @@ ATTACKS: Final[dict[str, tuple[str, str]]] = {
     ),
     "directives": (f"{{ {'__typename @skip(if: false) ' * 100} }}", too_complex("directives", 100, MAX_DIRECTIVES)),
     "operations": (
-        each("query Q# { __typename }", 400),
-        too_complex("operations", 400, MAX_OPERATIONS, "document"),
+        each("query Q# { __typename }", 300),
+        too_complex("operations", 300, MAX_OPERATIONS, "document"),
     ),
     "operations with all fragments": (
         f"{each('query Q#($n: Int) { ...F0 }', MAX_OPERATIONS)} {PAGING} fragment F{LAST} on Query {{ __typename }}",
         ABORTED,
     ),
     "fields again and again": (
-        f"{{ library {{ nodes {{ {'url ' * 1900} }} }} }}",
-        too_complex("fields", 1902, MAX_FIELDS),
+        f"{{ library {{ nodes {{ {'url ' * 1500} }} }} }}",
+        too_complex("fields", 1502, MAX_FIELDS),
     ),
     "overlapping fields": (f"{{ library {{ nodes {{ {'url ' * (MAX_FIELDS - 2)} }} }} }}", ABORTED),
     "overlapping lists": (f"{{ library {{ {'nodes { id } ' * 299} }} }}", ABORTED),
-    "overlapping arguments": (f"{{ {SEARCH * 120} }}", ABORTED),
+    "overlapping arguments": (f"{{ {SEARCH * 100} }}", ABORTED),
     "overlapping fragments": (
         f"{{ library {{ nodes {{ {each('...F#', LAST)} }} }} }} "
         f"{each('fragment F# on Media { id url entity { id } owner { id } }', LAST)}",
@@ -111,10 +111,10 @@ ATTACKS: Final[dict[str, tuple[str, str]]] = {
     ),
     "overlapping depths": (f"{{ {'library { nodes { entity { media { nodes { id } } } } } ' * 99} }}", ABORTED),
     "unknown fields": (f"{{ {each('medi#', 599)} }}", TOO_MANY_ERRORS),
-    "unknown arguments": (f"{{ library({each('fir#: 1', 600)}) {{ totalCount }} }}", TOO_MANY_ERRORS),
-    "unknown types": (f"{{ {each('... on Medi# { id }', 300)} }}", ABORTED),
+    "unknown arguments": (f"{{ library({each('fir#: 1', 500)}) {{ totalCount }} }}", TOO_MANY_ERRORS),
+    "unknown types": (f"{{ {each('... on Medi# { id }', 260)} }}", ABORTED),
     "a name without end": (f"{{ {'a' * 32_000} }}", f"Cannot query field '{'a' * 900}"),
-    "values that are none": (f"{{ library(filter: {{kinds: [{'A ' * 1_900}]}}) {{ totalCount }} }}", TOO_MANY_ERRORS),
+    "values that are none": (f"{{ library(filter: {{kinds: [{'A ' * 1_500}]}}) {{ totalCount }} }}", TOO_MANY_ERRORS),
     "literals within each other": (
         f"{{ library(filter: {nested('{a:', 150, '1')}) {{ totalCount }} }}",
         "Expected value of type 'MediaFilter' not to include unknown field 'a', found: ",
@@ -128,7 +128,7 @@ ATTACKS: Final[dict[str, tuple[str, str]]] = {
         "Expected value of type 'Int', but encountered error 'Exceeds the limit (4300 digits) for integer string",
     ),
     "variables": (f"query({each('$v#: Int', 600)}) {{ __typename }}", TOO_MANY_TOKENS),
-    "variables for nothing": (f"query({each('$v#: Int', 490)}) {{ __typename }}", TOO_MANY_ERRORS),
+    "variables for nothing": (f"query({each('$v#: Int', 390)}) {{ __typename }}", TOO_MANY_ERRORS),
     "comments": ("{ __typename }" + "#\n" * 16_000, TOO_MANY_TOKENS),
     "introspection of introspection": (
         "{ __schema { types { fields { type { fields { type { fields { type { name } } } } } } } } }",
