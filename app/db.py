@@ -455,7 +455,7 @@ def text_of(where: Combinable | QueryString, values: list[Any]) -> str:
     """The text of a condition, of which the values are added to those that stand before them in the statement.
 
     As Piccolo's `compile_string` has it, in a fifth of the time: a fortieth of a page. Conditions may stand among the
-    values of another.
+    values of another. A brace that is none of a value's can't be among them: Piccolo takes it for one.
     """
     if isinstance(where, And | Or):
         return f"({text_of(where.first, values)} {where.operator} {text_of(where.second, values)})"

@@ -48,7 +48,7 @@ class BoundedHeads(HttpToolsProtocol):
     """Answers 431 (RFC 6585, 5) to a head that is too large, and hangs up on one that doesn't come to its end."""
 
     _size = 0  # bytes of the head as far as it has been told
-    _untold = 0  # bytes that came since the last one that was told: a header is kept by the parser until it is whole
+    _untold = 0  # bytes since the last that were told: the parser keeps a header, or a trailer, until it is whole
     _in_head = False
     _too_large = False
     _too_many = False
@@ -71,6 +71,8 @@ class BoundedHeads(HttpToolsProtocol):
         if self._in_head and self._untold > HEAD_BYTES:
             self._too_large = True
             self.send_400_response("")
+        elif self._untold > HEAD_BYTES:
+            self.transport.close()  # trailers without end: an answer may be under way
         elif self._timer is None and (self._in_head or not self._is_answering):
             self._hurry()  # a head that isn't whole, or what begins no request
 
@@ -122,6 +124,10 @@ class BoundedHeads(HttpToolsProtocol):
         if sum(name in SINGLE for name, _ in self.headers) != len({name for name, _ in self.headers} & SINGLE):
             raise HeadRefused
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._untold = 0
+        super().on_body(body)
 
     def _hurry(self) -> None:
         self._timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)

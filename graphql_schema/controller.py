@@ -37,6 +37,7 @@ from graphql_schema.errors import (
     MethodNotAllowed,
     NotAcceptable,
     OriginRefused,
+    RequestError,
     RequestTimeout,
     RequestTooLarge,
     SpoolFailed,
@@ -144,10 +145,10 @@ class StrictController(GraphQLController[Any, None]):
     async def _answer_among_others(
         self, sent: GraphQLRequestData, context: Context, allowed: Collection[OperationType]
     ) -> GraphQLHTTPResponse:
-        """A rate refuses this one alone: others may have been executed, and changed something."""
+        """What is refused is this one alone: others may have been executed, and changed something."""
         try:
             return _answer_of(await self.schema.operation(sent, context, allowed).result())
-        except RateLimited as error:
+        except (RequestError, RateLimited) as error:
             return _answer_of(ExecutionResult(None, [coded(error)]))
 
     async def _stream(self, request: GraphQLRequest, form: Form, context: Context) -> StreamResponse:

@@ -52,7 +52,7 @@ class SpoolFailed(RequestError):
 
 
 class RequestTimeout(RequestError):
-    """The client has stopped sending in the middle of its body."""
+    """The client has stopped sending in the middle of its body, or takes too long for all of it."""
 
     status = 408
     code = "REQUEST_TIMEOUT"

@@ -98,7 +98,9 @@ class PlainFieldsExecutor(StrawberryGraphQLCoreExecutionContext):
             await wait(batches)
             if any(batch.cancelled() or batch.exception() for batch in batches):
                 break
-            missing = wanted(reading)
+            asked, missing = missing, wanted(reading)
+            if missing == asked:  # a loader that leaves out what it has not
+                break
         read = self._read(plan, source, path, fields, reading)
         return await read if self.is_awaitable(read) else read
 

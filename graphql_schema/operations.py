@@ -69,6 +69,7 @@ class Operation:
 
     async def results(self) -> AsyncGenerator[ExecutionResult, None]:
         """Those of a subscription, or the one of another operation. Raises nothing: what fails is a result too."""
+        # As `result` has it: a context manager for both is a hundredth of the time of a small request.
         began = time.perf_counter()
         with tracing.operation(on_socket=self.context.on_socket) as span:
             try:

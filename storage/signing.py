@@ -20,6 +20,7 @@ MAX_LIFETIME = timedelta(days=7)  # X-Amz-Expires allows no more
 MIN_SECRET_BYTES = 16  # 128 bits
 
 MOST_REMEMBERED = 20_000  # URLs, of about 500 bytes each with what they are known by
+MOST_CHARACTERS = 1_000  # of one; a filename may make it 3,000 long, which is signed each time
 
 # Signed in a method's place, each with fields of its own.
 PUT_OBJECT = "PUT object"
@@ -118,7 +119,9 @@ class SignedUrls(dict[str | tuple[str, str], str]):
         if len(self) >= MOST_REMEMBERED:
             self.clear()
         key, filename = (what, None) if isinstance(what, str) else what
-        url = self[what] = self._signed(key, filename, inline=True)
+        url = self._signed(key, filename, inline=True)
+        if len(url) <= MOST_CHARACTERS:
+            self[what] = url
         return url
 
     def _signed(self, key: str, filename: str | None, *, inline: bool) -> str:

@@ -148,6 +148,28 @@ async def test_what_comes_behind_a_body_is_no_header() -> None:
         assert [name for name, _ in SEEN[-1]] == [b"host", b"transfer-encoding"]
 
 
+async def goes_on(writer: asyncio.StreamWriter) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            writer.write(b"x" * HEAD_BYTES)
+            await writer.drain()
+
+
+@pytest.mark.parametrize("behind", [b"1\r\nx\r\n0\r\nx-a: ", b"1; a="])
+async def test_nothing_behind_a_body_or_its_chunks_goes_on_without_end(behind: bytes) -> None:
+    async with served() as (_, writer):
+        writer.write(LINE + b"transfer-encoding: chunked\r\n\r\n" + behind)
+        with pytest.raises(ConnectionError):
+            await goes_on(writer)
+
+
+async def test_a_body_in_chunks_may_be_long() -> None:
+    async with served() as (reader, writer):
+        chunk = b"10000\r\n" + b"x" * 65_536 + b"\r\n"
+        writer.write(LINE + b"transfer-encoding: chunked\r\n\r\n" + chunk * 20 + b"0\r\nx-a: b\r\n\r\n")
+        assert await told(reader) == (200, b"%d" % (20 * 65_536))
+
+
 @pytest.mark.parametrize("name", [b"authorization", b"content-type", b"host", b"origin"])
 async def test_what_there_is_one_of_is_not_there_twice(name: bytes) -> None:
     async with served() as (reader, writer):

@@ -557,6 +557,15 @@ async def test_a_batch_is_answered_in_order(client: httpx.AsyncClient) -> None:
     assert (response.status_code, first, list(second)) == (200, {"data": {"echo": "a"}}, ["errors"])
 
 
+async def test_what_is_no_operation_leaves_the_others_of_its_batch(client: httpx.AsyncClient) -> None:
+    fine = {"query": '{ echo(word: "a") }'}
+    for wrong in ({"query": "{ viewer }", "operationName": "Other"}, {"query": "subscription { count }"}, {}):
+        response = await client.post("/graphql", json=[fine, wrong])
+        first, second = response.json()
+        assert (response.status_code, first, list(second)) == (200, {"data": {"echo": "a"}}, ["errors"])
+        assert second["errors"][0]["extensions"] == {"code": "BAD_REQUEST"}
+
+
 async def test_keys_that_are_no_strings_are_answered(client: httpx.AsyncClient) -> None:
     response = await client.post("/graphql", json={"query": "{ odd }"})
     assert response.json() == {"data": {"odd": {"1": "a key that is no string"}}}

@@ -584,6 +584,19 @@ async def test_a_batch_that_fails_fails_for_all_who_wait_and_is_asked_for_again(
     assert asked == [["a", "b"], ["b", "a"]]
 
 
+async def test_a_loader_that_leaves_out_a_key_fails_where_it_is_asked() -> None:
+    async def bring_nothing(_: list[Any]) -> dict[Any, Any]:
+        return {}
+
+    context = Maker(1, poison=0).context()()
+    context.rows = [SimpleNamespace(kind="row", id="1", friend="2")]
+    context.loaders.rows = Loader(bring_nothing)
+    async with asyncio.timeout(10):
+        result = await OURS.execute("{ rows { id friend { id } } }", context_value=context)
+    assert result.errors
+    assert [error.path for error in result.errors] == [["rows", 0, "friend"]]
+
+
 async def test_what_an_operation_has_read_is_gone_with_its_answer() -> None:
     # In a circle it would wait for the garbage collector, which then takes an eighth of the time of a page.
     context = Maker(1, poison=0).context()

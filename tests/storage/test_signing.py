@@ -122,6 +122,16 @@ class TestSignedUrls:
             sizes.append(len(urls))
         assert sizes == [1, 2, 3, 1, 2, 3, 1, 2]
 
+    def test_a_long_one_is_not_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(signing, "MOST_CHARACTERS", len(self.first))
+        urls = self.urls().at(NOW)
+        assert (urls["a.jpg"], urls["ab.jpg"], urls["a.jpg"], len(urls)) == (
+            self.first,
+            "https://example.org/ab.jpg?2",
+            self.first,
+            1,
+        )
+
     def test_another_key_than_ours_is_not_signed(self) -> None:
         urls = self.urls().at(NOW)
         with pytest.raises(InvalidKey):
