@@ -102,6 +102,7 @@ async def page(
     where: Combinable,
     ways: Sequence[Combinable] = (),
     *,
+    columns: tuple[str, ...] = (),
     order: Order,
     first: int | None,
     after: str | None,
@@ -110,7 +111,8 @@ async def page(
     """Up to `first` rows (30 unless given, `most` at most) behind the cursor `after`.
 
     `where` says which rows there are, and may be all of it; given `ways`, a row must also be found by one of them, and
-    may be by several. Raises BadInput for a `first` out of bounds or a cursor of another list.
+    may be by several. Rows have all columns, or those given, the order's among them. Raises BadInput for a `first` out
+    of bounds or a cursor of another list.
     """
     size = 30 if first is None else first
     if not 0 <= size <= most:
@@ -118,7 +120,7 @@ async def page(
     here = where if after is None else where & order.after(after)
     if ways:
         here = _found_by(table, ways, here, order, size + 1)
-    found = await fetch(table, here, f"ORDER BY {order.sql} LIMIT {size + 1}")
+    found = await fetch(table, here, f"ORDER BY {order.sql} LIMIT {size + 1}", columns=columns)
 
     async def count() -> int:
         counted: int = await table.count().where(where & reduce(or_, ways) if ways else where)

@@ -122,6 +122,12 @@ class MediaFilter:
 
 
 EVERYTHING: Final = MediaFilter()
+# What lists show of each, and are ordered by; what `stored` asks for.
+LISTED: Final = (
+    *("id", "public_id", "owner", "entity", "slot", "kind", "status", "filename", "content_type", "size_bytes"),
+    *("storage_key", "lost_at", "width", "height", "duration", "thumbhash", "dominant_color", "taken_at", "title"),
+    *("alt_text", "tags", "sort_order", "is_primary", "is_public", "created_at", "deleted_at"),
+)
 # Of a page there are 500: these are not made objects of their table, which takes longer than to read them.
 # By the place of the media that they are of, a number, and not by its id: that is decoded in half the time.
 _VARIANT: Final = row_of(Variant, "place", "name", "content_type", "width", "height", "size_bytes", "storage_key")
@@ -187,11 +193,18 @@ async def find_public(public_id: str) -> Media | None:
 
 
 async def library(
-    viewer: Viewer | None, *, which: MediaFilter, order: Order, first: int | None, after: str | None, most: int
+    viewer: Viewer | None,
+    *,
+    columns: tuple[str, ...] = (),
+    which: MediaFilter,
+    order: Order,
+    first: int | None,
+    after: str | None,
+    most: int,
 ) -> Page[Media]:
-    """All that the viewer can see."""
+    """All that the viewer can see, with these columns or all of them."""
     ways = which.by_kind(ways_to_media(viewer))
-    return await page(Media, which.where(), ways, order=order, first=first, after=after, most=most)
+    return await page(Media, which.where(), ways, columns=columns, order=order, first=first, after=after, most=most)
 
 
 async def of_entity(

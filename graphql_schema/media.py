@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import strawberry
 
@@ -24,6 +24,7 @@ from graphql_schema.loaders import loaded
 from graphql_schema.nodes import Node, User, known, known_each
 from graphql_schema.paging import Connection
 from graphql_schema.scalars import JSON, BigInt
+from graphql_schema.selected import reads_only
 from graphql_schema.similar import SimilarMedia
 from graphql_schema.sources import signed_by
 from processing.failures import FailureCode
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from graphql_schema.people import Entity
 
 Row = strawberry.Parent[tables.Media]
+LISTED: Final = frozenset(media.LISTED)
+HAD_BY_LISTED: Final = ("urlExpiresAt", "variant")
 
 
 def signed(info: Info, key: str, filename: str | None = None) -> SignedUrl:
@@ -305,8 +308,10 @@ class MediaQuery:
         first: int | None = 30,
         after: str | None = None,
     ) -> MediaConnection:
+        shown = reads_only(info._raw_info, "Media", LISTED, HAD_BY_LISTED)
         page = await media.library(
             info.context.viewer,
+            columns=media.LISTED if shown else (),
             which=as_filter(filter),
             order=as_order(order_by),
             first=first,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any, cast
 import asyncpg
 import httpx
 import pytest
+from graphql import GraphQLField, GraphQLObjectType, get_named_type, is_leaf_type
 
 from app.main import create_app
 from app.migrate import migrate
 from app.piccolo_conf import DB
 from app.settings import load
 from app.wiring import open_services
+from graphql_schema.schema import schema
 from tests.client import PASSWORD, Json
 from tests.graphql_schema.rows import EPOCH, execute, insert_media
 from tests.postgres import create_database, drop_database
@@ -49,6 +52,7 @@ BEGIN = """mutation($size: BigInt!, $entity: ID) {
 REGISTER = "mutation($input: RegisterInput!) { register(input: $input) { accessToken user { id } } }"
 PERSON = "mutation($name: String!) { createPerson(input: {name: $name}) { person { id } } }"
 PROFILE = "mutation($person: ID!) { createProfile(input: {personId: $person}) { profile { id } } }"
+EXIF = "fragment Exif on Media { exif }"
 VARIANTS = """INSERT INTO variant (id, media, name, digest, content_type, width, height, size_bytes, storage_key)
     SELECT gen_random_uuid(), media.id, name, 'digest', 'image/webp', 150, 150, 1000, storage_key || name || '.webp'
     FROM media, unnest(ARRAY['THUMBNAIL', 'SMALL', 'MEDIUM', 'LARGE']) AS name"""
@@ -105,6 +109,12 @@ def logged(connection: Any) -> Iterator[list[str]]:
         yield statements
 
 
+def fields_of(name: str) -> dict[str, GraphQLField]:
+    type_ = schema._schema.get_type(name)
+    assert isinstance(type_, GraphQLObjectType)
+    return dict(type_.fields)
+
+
 async def ask(client: httpx.AsyncClient, query: str, **variables: Any) -> Any:
     answer: Json = (await client.post("/graphql", json={"query": query, "variables": variables})).json()
     assert "errors" not in answer, answer["errors"]
@@ -140,6 +150,50 @@ async def test_a_page_of_the_library_costs_the_same_whatever_its_length(dsn: str
     told = "\n\n".join(f"first: {first}\n" + "\n".join(statements) for first, statements in spoken.items())
     # Who asks and owns, the page, its count; entities, persons, profiles, variants.
     assert [len(statements) for statements in spoken.values()] == [MOST, MOST], told
+
+
+async def test_a_list_reads_no_more_than_it_shows(dsn: str, tmp_path: Path) -> None:
+    async with in_this_process(dsn, tmp_path) as client:
+        given = {"email": "mary@example.org", "password": PASSWORD, "displayName": "Mary"}
+        signed_in = await ask(client, REGISTER, input=given)
+        client.headers["authorization"] = f"Bearer {signed_in['accessToken']}"
+        facts = {"exif": '{"Make": "Leica"}', "description": "Long", "latitude": 1.5, "longitude": 2.5}
+        await insert_media(dsn, signed_in["user"]["id"], [{**facts, "created_at": EPOCH}, {"created_at": EPOCH}])
+        async with one_connection() as connection:
+
+            async def listed(selected: str, more: str = "") -> tuple[list[Any], bool]:
+                """The nodes, and whether all of their columns were read."""
+                query = f"{{ library {{ nodes {{ {selected} }} edges {{ node {{ {selected} {more} }} }} }} }} {EXIF}"
+                query = query if "...Exif" in more else query.removesuffix(EXIF)
+                with logged(connection) as statements:
+                    found = await ask(client, query)
+                    await asyncio.sleep(0)  # asyncpg tells of a statement a turn later
+                nodes = [edge["node"] for edge in found["edges"]]
+                assert more or nodes == found["nodes"]
+                return nodes, any('"exif"' in statement for statement in statements)
+
+            shown = set()
+            for name, field in fields_of("Media").items():
+                asked = f"{name}(name: SMALL)" if name == "variant" else name
+                asked += "" if is_leaf_type(get_named_type(field.type)) else " { __typename }"
+                nodes, whole = await listed(asked)
+                assert [each[name] for each in (await listed(asked, "...Exif"))[0]] == [each[name] for each in nodes]
+                if not whole:
+                    shown.add(name)
+            assert not shown & {"exif", "description", "location", "failure", "similar", "perceptualHash", "updatedAt"}
+            assert shown >= {
+                "id",
+                "title",
+                "url",
+                "urlExpiresAt",
+                "variants",
+                "variant",
+                "owner",
+                "entity",
+                "createdAt",
+            }
+            for more in ("...Exif", "... on Node { ...Exif }", "exif @skip(if: true)", "a: exif"):
+                assert (await listed("id", more))[1], more
 
 
 async def test_uploads_that_go_on_cost_the_same_however_many_they_are(dsn: str, tmp_path: Path) -> None:
