@@ -128,8 +128,8 @@ LISTED: Final = (
     *("storage_key", "lost_at", "width", "height", "duration", "thumbhash", "dominant_color", "taken_at", "title"),
     *("alt_text", "tags", "sort_order", "is_primary", "is_public", "created_at", "deleted_at"),
 )
-# Of a page there are 500: these are not made objects of their table, which takes longer than to read them.
-# By the place of the media that they are of, a number, and not by its id: that is decoded in half the time.
+# Of a page there are 500. By the place of the media that they are of, a number, and not by its id: that is decoded in
+# half the time.
 _VARIANT: Final = row_of(Variant, "place", "name", "content_type", "width", "height", "size_bytes", "storage_key")
 _VARIANTS_OF: Final = f"""
     SELECT {", ".join(_VARIANT.places)} FROM unnest($1::uuid[]) WITH ORDINALITY AS wanted (id, place)
@@ -229,7 +229,7 @@ async def in_slots(viewer: Viewer | None, places: Sequence[tuple[uuid.UUID, str]
     """What is in slots that hold one: avatars and covers, by (entity, slot)."""
     entities, slots = [entity for entity, _ in places], [slot for _, slot in places]
     here = WhereRaw("(media.entity, media.slot) IN (SELECT * FROM unnest({}::uuid[], {}::varchar[]))", entities, slots)
-    return await fetch(Media, here & Media.deleted_at.is_null() & stored_media() & visible_media(viewer))
+    return await fetch(Media, here & _OUT_OF_TRASH & stored_media() & visible_media(viewer))
 
 
 async def variants_of(ids: Sequence[uuid.UUID]) -> list[list[Variant]]:

@@ -150,7 +150,7 @@ async def find(viewer: Viewer | None, searches: Sequence[Search]) -> dict[Search
     except asyncpg.QueryCanceledError as error:
         message = "Too much looks alike to be told that fast: ask for fewer, or for nearer ones."
         raise RateLimited(STATEMENT_TIMEOUT_MS / 1000, message) from error
-    rows = {row.id: row for row in await _load(viewer, {media_id for _, media_id, _ in found})}
+    rows = {row.id: row for row in await media.load(viewer, [*{media_id for _, media_id, _ in found}])}
     alike: dict[Search, list[LookAlike]] = {each: [] for each in searches}
     for each, media_id, distance in found:
         if media_id in rows:  # else it went in between
@@ -191,7 +191,3 @@ def _flips(bits: int) -> list[int]:
     """All numbers of 16 bits in which up to so many are set: what to flip in a quarter."""
     chosen = (each for count in range(bits + 1) for each in combinations(range(BITS // QUARTERS), count))
     return [sum(1 << bit for bit in each) for each in chosen]
-
-
-async def _load(viewer: Viewer | None, ids: set[uuid.UUID]) -> list[Media]:
-    return await media.load(viewer, list(ids))
